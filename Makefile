@@ -1,0 +1,66 @@
+# Two commands on a fresh machine: `make demo` runs the demo, `make test` passes the tests.
+# They need python3 (3.11 or newer), pip and make; what is missing of a browser or of `venv` comes
+# from apt where we may install. Everything else lands in .venv and .cache: `make clean` removes both.
+
+PYTHON ?= python3
+PORT ?= 8000
+PYTEST_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+TYPED := $(wildcard session_middleware examples tests/typing)
+APT_INSTALL = [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+
+.PHONY: test lint browser demo bench campaign format clean
+
+# pytest comes last, so that the last line is its summary.
+test: lint browser
+	@$(PY) -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(PY) -m mypy $(TYPED)
+
+# Debian's Chromium and its driver, for the tests that need a real browser. Where they cannot be had,
+# those tests are skipped and say so; with CI=true they fail.
+browser:
+	@{ command -v chromium && command -v chromedriver; } >/dev/null \
+	|| { $(APT_INSTALL) chromium chromium-driver; } >.browser.log 2>&1 \
+	|| echo "no Chromium here, and it could not be installed"
+	@rm -f .browser.log
+
+demo: $(VENV)/.demo
+	@PORT=$(PORT) $(PY) -m examples.demo
+
+bench: $(VENV)/.dev
+	@$(PY) -m tests.benchmarks
+
+# The property tests with far more examples and new ones each time, and the tests marked `campaign`.
+campaign: $(VENV)/.test
+	@$(PY) -m pytest -m "hypothesis or campaign" --hypothesis-profile=campaign $(PYTEST_ARGS)
+
+format: $(VENV)/.test
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) .cache .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per extra: installed again only when pyproject.toml changed.
+$(VENV)/.%: pyproject.toml | $(PY)
+	@$(PY) -m pip install -qq --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+# Debian ships python3 without a working `venv`: then its package from apt, else virtualenv from pip.
+# (`--target` needs no right to write into the system's Python.)
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
+	|| { rm -rf $(VENV); { $(APT_INSTALL) python3-venv; } >/dev/null 2>&1 && $(PYTHON) -m venv $(VENV); } \
+	|| { rm -rf $(VENV); $(PYTHON) -m pip install --quiet --target .cache/virtualenv virtualenv \
+	     && PYTHONPATH=.cache/virtualenv $(PYTHON) -m virtualenv --quiet $(VENV); } \
+	|| { rm -rf $(VENV); echo "no way to make a virtual environment" >&2; exit 1; }

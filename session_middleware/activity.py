@@ -1,0 +1,99 @@
+"""Which requests are in flight, and which sessions they hold.
+
+A request **enters** when it arrives, **holds** its session from the first look, and **leaves** at its end,
+whatever that end was. Only operations on dictionaries that are atomic are used, so threads need no lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+from session_middleware.record import SessionId
+from session_middleware.session import Session
+
+__all__ = ["ActiveRequest", "Activity"]
+
+_numbers = count(1)
+
+
+class ActiveRequest:
+    """One request or open WebSocket. Also what `manager.active_requests()` lists."""
+
+    __slots__ = ("held", "number", "path", "session_id", "since")
+
+    number: int
+    path: str
+    held: Session | None
+    session_id: SessionId | None
+    since: float  # seconds since the epoch, of the first look
+
+    def __init__(self, path: str = "") -> None:
+        self.path = path
+        self.number = next(_numbers)
+        self.held = None
+        self.session_id = None
+        self.since = 0.0
+
+    @property
+    def id(self) -> str:
+        """Name of the request in this process."""
+        return f"request-{self.number}"
+
+    def __repr__(self) -> str:
+        return f"<ActiveRequest {self.path} session={self.session_id}>"
+
+
+class Activity:
+    """The registry of one manager, in this process."""
+
+    def __init__(self) -> None:
+        self._open: dict[ActiveRequest, None] = {}
+        self._held: dict[SessionId, dict[ActiveRequest, None]] = {}
+
+    def __len__(self) -> int:
+        """How many requests are in flight, holding a session or not."""
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[ActiveRequest]:
+        """The requests that hold a session."""
+        for holders in list(self._held.values()):
+            yield from list(holders)
+
+    def enter(self, request: ActiveRequest) -> None:
+        """A request has arrived."""
+        self._open[request] = None
+
+    def hold(self, request: ActiveRequest, session: Session, now: float) -> None:
+        """*request* looked at this session, now. One that has no id yet is nobody's to hold."""
+        id_ = session.id
+        if request.session_id is not None:
+            self.let_go(request)
+        request.held = session
+        request.session_id = id_
+        request.since = now
+        if id_ is not None:
+            self._held.setdefault(id_, {})[request] = None
+
+    def let_go(self, request: ActiveRequest) -> None:
+        """*request* holds no session any more."""
+        holders = self._held.get(request.session_id) if request.session_id is not None else None
+        if holders is not None:
+            holders.pop(request, None)
+            if not holders and request.session_id is not None:
+                self._held.pop(request.session_id, None)
+        request.session_id = None
+
+    def leave(self, request: ActiveRequest) -> None:
+        """*request* is over."""
+        self._open.pop(request, None)
+        if request.session_id is not None:
+            self.let_go(request)
+
+    def holding(self, session_id: SessionId) -> list[ActiveRequest]:
+        """The requests that hold this session, the oldest first."""
+        return list(self._held.get(session_id, ()))
+
+    def held_sessions(self) -> list[SessionId]:
+        """The sessions that some request holds."""
+        return list(self._held)

@@ -1,0 +1,299 @@
+"""Sessions in this process: thread-safe, bounded, exact, and gone with the process.
+
+Reading order: `MemoryBackend` (the seven methods, then the optional ones), `_Expiry` (which sessions may be due),
+`_Endings` (why sessions ended).
+
+One lock guards every change; `load` is a single dictionary look-up and needs none. Records are immutable, so
+what `load` hands out never changes under the reader.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from threading import Lock
+
+from session_middleware.backends.base import (
+    ENDINGS_KEPT,
+    ENDINGS_KEPT_AT_LEAST,
+    Colour,
+    EndedRecord,
+    LoadAnswer,
+    Usage,
+    expiry_reason,
+)
+from session_middleware.errors import BackendClosed, BackendFull, ConfigurationError
+from session_middleware.loops import sleep
+from session_middleware.record import (
+    CREATED,
+    EXISTS,
+    GONE,
+    Committed,
+    CreateResult,
+    Delta,
+    Ended,
+    Record,
+    Refused,
+    SessionId,
+    apply,
+)
+
+__all__ = ["MemoryBackend"]
+
+
+class MemoryBackend:
+    """Records in a dictionary of this process; both colours share it.
+
+    `max_records`: how many records it holds at most, expired ones that were not cleaned up yet included.
+    Default 1,000,000 (about 1 kB each at 500 bytes of data). One more is a `BackendFull`: the visitor gets 503.
+    """
+
+    url = "memory://"
+    colours: frozenset[Colour] = frozenset({"async", "blocking"})
+    immediate = True
+
+    def __init__(self, *, max_records: int = 1_000_000) -> None:
+        if type(max_records) is not int or max_records < 1:
+            raise ConfigurationError(f"max_records: found {max_records!r}, pass an integer of at least 1")
+        self.max_records = max_records
+        self._records: dict[SessionId, Record] = {}
+        self._users: dict[str, dict[SessionId, None]] = {}
+        self._statuses: Counter[str] = Counter()
+        self._created_sum = 0.0
+        self._expiry = _Expiry()
+        self._endings = _Endings()
+        self._lock = Lock()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<MemoryBackend {len(self._records)} records>"
+
+    def port(self, colour: Colour) -> MemoryBackend:
+        """The backend itself; for "blocking" a twin over the same records, which differs in how it waits."""
+        if colour == "async":
+            return self
+        twin = object.__new__(_BlockingMemory)
+        twin.__dict__ = self.__dict__
+        return twin
+
+    async def open(self) -> None:
+        """Accept calls again after `close`; the records are still there."""
+        self._closed = False
+
+    async def close(self) -> None:
+        """Refuse calls from now on."""
+        self._closed = True
+
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+        """See `Port.load`."""
+        record = self._records.get(id)
+        if record is None or self._closed:
+            self._check_open()
+            return self._endings.get(id)
+        if record.deadline <= now:
+            return Ended(expiry_reason(record), record.deadline)
+        return record
+
+    async def create(self, record: Record, now: float) -> CreateResult:
+        """See `Port.create`."""
+        with self._lock:
+            self._check_open()
+            present = self._records.get(record.id)
+            if present is not None:
+                if present.deadline > now:
+                    return EXISTS
+                self._remove(present)
+            if len(self._records) >= self.max_records:
+                raise BackendFull(f"the memory backend holds max_records={self.max_records} sessions already")
+            self._put(record)
+        return CREATED
+
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+        """See `Port.commit`."""
+        with self._lock:
+            self._check_open()
+            record = self._records.get(id)
+            if record is None or record.deadline <= now:
+                return GONE
+            applied = apply(record, delta, now)
+            if isinstance(applied, Refused):
+                return applied
+            after, committed = applied
+            self._replace(record, after)
+        return committed
+
+    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002
+        """See `Port.delete`."""
+        with self._lock:
+            self._check_open()
+            return self._end(id, now, reason, by)
+
+    async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
+        """See `Port.delete_expired`. Looks only at sessions whose time slot has passed."""
+        ended: list[EndedRecord] = []
+        with self._lock:
+            self._check_open()
+            for id_ in self._expiry.due(now):
+                record = self._records.get(id_)
+                if record is None:
+                    continue
+                if record.deadline > now:
+                    self._expiry.add(id_, record.deadline)
+                    continue
+                self._remove(record)
+                reason = expiry_reason(record)
+                self._endings.add(id_, Ended(reason, record.deadline), now)
+                ended.append(EndedRecord(id_, record.user_id, reason, record.created_at))
+                if len(ended) >= limit:
+                    break
+        return ended
+
+    async def wait(self, seconds: float) -> None:
+        """Suspends; the blocking twin sleeps."""
+        await sleep(seconds)
+
+    async def list_user(self, user_id: str, now: float) -> Sequence[Record]:
+        """See `ByUser.list_user`."""
+        with self._lock:
+            self._check_open()
+            records = [self._records[id_] for id_ in self._users.get(user_id, ())]
+        live = [record for record in records if record.deadline > now]
+        return sorted(live, key=lambda record: (record.created_at, record.id), reverse=True)
+
+    async def delete_user(
+        self, user_id: str, now: float, reason: str, *, keep: Sequence[SessionId] = (), by: str | None = None
+    ) -> Sequence[SessionId]:
+        """See `ByUser.delete_user`. All of them at one moment."""
+        with self._lock:
+            self._check_open()
+            ids = [id_ for id_ in self._users.get(user_id, ()) if id_ not in keep]
+            return [id_ for id_ in ids if self._end(id_, now, reason, by)]
+
+    async def count(self, now: float) -> int:
+        """See `Counting.count`. Looks at every record; for figures, not for requests."""
+        with self._lock:
+            self._check_open()
+            return sum(record.deadline > now for record in self._records.values())
+
+    async def usage(self, now: float) -> Usage:
+        """See `Counting.usage`. Kept up to date by every change, so it costs nothing."""
+        with self._lock:
+            self._check_open()
+            number = len(self._records)
+            age = now - self._created_sum / number if number else None
+            return Usage(number, age, dict(+self._statuses))
+
+    # --- under the lock ---
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendClosed("the memory backend was closed: call open(), or start() the manager, first")
+
+    def _put(self, record: Record) -> None:
+        self._records[record.id] = record
+        self._created_sum += record.created_at
+        self._count_status(record.status, 1)
+        self._expiry.add(record.id, record.deadline)
+        if record.user_id is not None:
+            self._users.setdefault(record.user_id, {})[record.id] = None
+
+    def _replace(self, before: Record, after: Record) -> None:
+        self._records[after.id] = after
+        if before.status != after.status:
+            self._count_status(before.status, -1)
+            self._count_status(after.status, 1)
+        if after.deadline < before.deadline:
+            self._expiry.add(after.id, after.deadline)  # a later slot is refiled when its time comes
+        if before.user_id != after.user_id:
+            self._forget_user(before)
+            if after.user_id is not None:
+                self._users.setdefault(after.user_id, {})[after.id] = None
+
+    def _remove(self, record: Record) -> None:
+        del self._records[record.id]
+        self._created_sum -= record.created_at
+        self._count_status(record.status, -1)
+        self._forget_user(record)
+
+    def _count_status(self, status: str | None, by: int) -> None:
+        if status is not None:
+            self._statuses[status] += by
+
+    def _forget_user(self, record: Record) -> None:
+        if record.user_id is not None and (ids := self._users.get(record.user_id)) is not None:
+            ids.pop(record.id, None)
+            if not ids:
+                del self._users[record.user_id]
+
+    def _end(self, id_: SessionId, now: float, reason: str, by: str | None) -> bool:
+        record = self._records.get(id_)
+        if record is None or record.deadline <= now:
+            return False
+        self._remove(record)
+        self._endings.add(id_, Ended(reason, now, by), now)
+        return True
+
+
+class _BlockingMemory(MemoryBackend):
+    """The same records for code without an event loop."""
+
+    async def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class _Expiry:
+    """Session ids by the minute in which they may be due, so that nothing scans all sessions.
+
+    An id is filed under the deadline it had; whoever takes it out looks at the real one and files it again
+    if that has moved. So a renewal costs nothing here.
+    """
+
+    _SLOT = 60.0  # seconds
+
+    def __init__(self) -> None:
+        self._slots: dict[int, list[SessionId]] = {}
+        self._order: list[int] = []  # a heap of the keys of _slots
+
+    def add(self, id_: SessionId, deadline: float) -> None:
+        slot = int(deadline // self._SLOT) + 1  # when this slot begins, the deadline has passed
+        if slot not in self._slots:
+            self._slots[slot] = []
+            heapq.heappush(self._order, slot)
+        self._slots[slot].append(id_)
+
+    def due(self, now: float) -> Iterator[SessionId]:
+        """Take out, one by one, the ids of slots that have begun."""
+        while self._order and self._order[0] * self._SLOT <= now:
+            slot = self._order[0]
+            ids = self._slots[slot]
+            while ids:
+                yield ids.pop()
+            if self._slots.get(slot) == []:
+                del self._slots[slot]
+                heapq.heappop(self._order)
+
+
+class _Endings:
+    """Why sessions ended: for ten minutes, the oldest dropped first when there are very many."""
+
+    _MOST = 100_000
+
+    def __init__(self) -> None:
+        self._by_id: OrderedDict[SessionId, tuple[float, Ended]] = OrderedDict()
+
+    def get(self, id_: SessionId) -> Ended | None:
+        kept = self._by_id.get(id_)
+        return None if kept is None else kept[1]
+
+    def add(self, id_: SessionId, ended: Ended, now: float) -> None:
+        self._by_id[id_] = (now, ended)
+        self._by_id.move_to_end(id_)
+        while self._by_id:
+            noted, _ = next(iter(self._by_id.values()))
+            age = now - noted
+            too_many = len(self._by_id) > self._MOST and age >= ENDINGS_KEPT_AT_LEAST
+            if not (age > ENDINGS_KEPT or too_many):
+                break
+            self._by_id.popitem(last=False)

@@ -1,0 +1,442 @@
+"""Sessions as rows: the schema, every statement, and what each operation does inside a transaction.
+
+Reading order: `MIGRATIONS` (the tables), `record_of` / `_row_of` (row ↔ Record), then the operations. Each is
+a plain function of `execute` and is atomic because its caller runs it in one transaction; so many of them can
+share one. Nothing here opens, begins, commits or waits: ports do.
+
+Which rows may be due is told by `bucket`, a minute that is never later than the deadline's. A renewal leaves
+it where it is, so it writes no index; a cleanup that meets a row before its time files it again. Exactness
+comes from the deadline, which every statement compares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+from session_middleware.backends.base import (
+    ENDINGS_KEPT,
+    ENDINGS_KEPT_AT_LEAST,
+    EndedRecord,
+    LoadAnswer,
+    expiry_reason,
+)
+from session_middleware.errors import SessionDataError
+from session_middleware.record import (
+    CREATED,
+    EXISTS,
+    GONE,
+    Committed,
+    CreateResult,
+    Delta,
+    Ended,
+    Grace,
+    Record,
+    Refused,
+    SessionId,
+    apply,
+)
+from session_middleware.values import NO_VALUES, Values
+
+__all__ = [
+    "APPLICATION_ID",
+    "ENDINGS_MOST",
+    "MIGRATIONS",
+    "Execute",
+    "Operation",
+    "Rows",
+    "commit",
+    "count",
+    "create",
+    "delete",
+    "delete_expired",
+    "delete_user",
+    "list_user",
+    "load",
+    "record_of",
+]
+
+T = TypeVar("T")
+
+
+class Rows(Protocol):
+    """What a statement answers."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows it changed."""
+
+    def fetchall(self) -> list[Any]:
+        """All rows. Always asked for at once: an unfinished statement pins a snapshot, or blocks writers."""
+
+
+Execute: TypeAlias = Callable[[str, Sequence[Any]], Rows]
+Operation: TypeAlias = Callable[[Execute], T]
+
+APPLICATION_ID = 0x73657373
+"""`PRAGMA application_id` of our files ("sess"), so that nobody else's is ever migrated."""
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        # Packed data comes last, so that reading or changing the other columns touches no overflow page.
+        """CREATE TABLE session(
+             n INTEGER PRIMARY KEY,
+             id TEXT NOT NULL UNIQUE,
+             secret TEXT NOT NULL,
+             generation INTEGER NOT NULL,
+             version INTEGER NOT NULL,
+             created_at REAL NOT NULL,
+             last_seen_at REAL NOT NULL,
+             deadline REAL NOT NULL,
+             absolute_deadline REAL NOT NULL,
+             retained_until REAL,
+             idle_timeout REAL,
+             authenticated_at REAL,
+             cycle_due REAL,
+             user_id TEXT,
+             status TEXT,
+             priority INTEGER NOT NULL,
+             accepted TEXT NOT NULL,
+             floors TEXT NOT NULL,
+             metadata TEXT NOT NULL,
+             bucket INTEGER NOT NULL,
+             data BLOB NOT NULL
+           )""",
+        "CREATE INDEX session_bucket ON session(bucket)",
+        "CREATE INDEX session_user ON session(user_id, created_at) WHERE user_id IS NOT NULL",
+        # `n` grows with each ending, so the oldest and the number of them are known without a scan.
+        """CREATE TABLE ending(
+             n INTEGER PRIMARY KEY,
+             id TEXT NOT NULL UNIQUE,
+             reason TEXT NOT NULL,
+             ended_at REAL NOT NULL,
+             ended_by TEXT,
+             noted_at REAL NOT NULL
+           )""",
+    ),
+)
+"""What brings a file from each version to the next; `PRAGMA user_version` tells how many were applied."""
+
+ENDINGS_MOST = 100_000
+"""How many endings are kept, those younger than `ENDINGS_KEPT_AT_LEAST` not counted."""
+
+_BUCKET = 60.0  # seconds
+_LAST_BUCKET = 2**62  # for deadlines that never come
+_TRIMMED_AT_ONCE = 64
+_SQLITE_PARAMETERS = 500  # below the 999 of old builds
+
+_HEADER = (
+    "id",
+    "secret",
+    "generation",
+    "version",
+    "created_at",
+    "last_seen_at",
+    "deadline",
+    "absolute_deadline",
+    "retained_until",
+    "idle_timeout",
+    "authenticated_at",
+    "cycle_due",
+    "user_id",
+    "status",
+    "priority",
+    "accepted",
+    "floors",
+    "metadata",
+    "bucket",
+)
+_COLUMNS = (*_HEADER, "data")
+_BUCKET_AT = _HEADER.index("bucket")
+_HeaderRow = tuple[
+    SessionId,
+    str,
+    int,
+    int,
+    float,
+    float,
+    float,
+    float,
+    float | None,
+    float | None,
+    float | None,
+    float | None,
+    str | None,
+    str | None,
+    int,
+    str,
+    str,
+    str,
+    int,
+]
+
+# Only names of columns are put into these texts; values are always parameters.
+_SELECT_HEADER = f"SELECT {','.join(_HEADER)} FROM session"  # noqa: S608
+_SELECT = f"SELECT {','.join(_COLUMNS)} FROM session"  # noqa: S608
+_INSERT = (
+    f"INSERT INTO session({','.join(_COLUMNS)}) VALUES({','.join('?' * len(_COLUMNS))})"
+    f" ON CONFLICT(id) DO UPDATE SET {','.join(f'{name}=excluded.{name}' for name in _COLUMNS)}"
+    " WHERE session.deadline<=?"
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode_accepted = msgspec.json.Decoder(dict[int, Grace]).decode
+_decode_floors = msgspec.json.Decoder(tuple[int, ...]).decode
+_decode_metadata = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+# --- row ↔ record --------------------------------------------------------------------------------------
+
+
+def record_of(row: Sequence[Any]) -> Record:
+    """The record in a row of `_COLUMNS`, or of `_HEADER` (then without values).
+
+    Raises `SessionDataError` if the row cannot be one; the values stay as they are and are not looked at.
+    """
+    try:
+        header = msgspec.convert(tuple(row[: len(_HEADER)]), _HeaderRow)
+        return _record_of(header, _values_of(row))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
+        raise SessionDataError("the stored record cannot be read; its row was left as it is") from problem
+
+
+def _record_of(header: _HeaderRow, data: Values) -> Record:
+    return Record(
+        id=header[0],
+        secret=header[1],
+        generation=header[2],
+        version=header[3],
+        created_at=header[4],
+        last_seen_at=header[5],
+        deadline=header[6],
+        limit=header[7],
+        retained_until=header[8],
+        idle_timeout=header[9],
+        authenticated_at=header[10],
+        cycle_due=header[11],
+        user_id=header[12],
+        status=header[13],
+        priority=header[14],
+        accepted={} if header[15] == "{}" else _decode_accepted(header[15]),
+        floors=_decode_floors(header[16]),
+        metadata={} if header[17] == "{}" else _decode_metadata(header[17]),
+        data=data,
+    )
+
+
+def _values_of(row: Sequence[Any]) -> Values:
+    if len(row) == len(_HEADER):
+        return NO_VALUES
+    packed = row[-1]
+    if type(packed) is not bytes:
+        raise SessionDataError("the stored record cannot be read; its row was left as it is")
+    return Values(packed)
+
+
+def _row_of(record: Record, bucket: int) -> tuple[Any, ...]:
+    return (
+        record.id,
+        record.secret,
+        record.generation,
+        record.version,
+        record.created_at,
+        record.last_seen_at,
+        record.deadline,
+        record.limit,
+        record.retained_until,
+        record.idle_timeout,
+        record.authenticated_at,
+        record.cycle_due,
+        record.user_id,
+        record.status,
+        record.priority,
+        _json(record.accepted),
+        _json(record.floors),
+        _json(record.metadata),
+        bucket,
+        record.data.packed,
+    )
+
+
+def _json(value: Mapping[Any, Any] | tuple[int, ...]) -> str:
+    if not value:
+        return "[]" if type(value) is tuple else "{}"
+    try:
+        return _encode(value).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as problem:
+        raise SessionDataError("metadata must be JSON: text keys, and plain values") from problem
+
+
+def _bucket_of(deadline: float) -> int:
+    """The first minute at whose beginning this deadline has passed."""
+    return int(deadline // _BUCKET) + 1 if deadline < math.inf else _LAST_BUCKET
+
+
+# --- one session ---------------------------------------------------------------------------------------
+
+
+def load(execute: Execute, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+    """See `Port.load`."""
+    rows = execute(f"{_SELECT} WHERE id=?", (id,)).fetchall()
+    if not rows:
+        return _ending(execute, id)
+    record = record_of(rows[0])
+    return record if record.deadline > now else Ended(expiry_reason(record), record.deadline)
+
+
+def create(execute: Execute, record: Record, now: float) -> CreateResult:
+    """See `Port.create`."""
+    row = _row_of(record, _bucket_of(record.deadline))
+    return CREATED if execute(_INSERT, (*row, now)).rowcount else EXISTS
+
+
+def commit(execute: Execute, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    """See `Port.commit`. Reads the values only if the delta changes some, and writes only what changed."""
+    changes_values = delta.set or delta.unset or delta.increments
+    rows = execute(f"{_SELECT if changes_values else _SELECT_HEADER} WHERE id=?", (id,)).fetchall()
+    if not rows:
+        return GONE
+    before = record_of(rows[0])
+    if before.deadline <= now:
+        return GONE
+    applied = apply(before, delta, now)
+    if isinstance(applied, Refused):
+        return applied
+    after, committed = applied
+    _update(execute, rows[0], after)
+    return committed
+
+
+def _update(execute: Execute, row: Sequence[Any], after: Record) -> None:
+    bucket = min(row[_BUCKET_AT], _bucket_of(after.deadline))
+    wanted = _row_of(after, bucket)
+    changed = [at for at, value in enumerate(row) if value != wanted[at]]
+    assignments = ",".join(f"{_COLUMNS[at]}=?" for at in changed)
+    execute(
+        f"UPDATE session SET {assignments} WHERE id=?",  # noqa: S608  (names of columns)
+        (*[wanted[at] for at in changed], after.id),
+    )
+
+
+def delete(execute: Execute, id: SessionId, now: float, reason: str, by: str | None) -> bool:  # noqa: A002
+    """See `Port.delete`. Needs no readable row."""
+    alive = execute("DELETE FROM session WHERE id=? AND deadline>? RETURNING 1", (id, now)).fetchall()
+    if alive:
+        _note(execute, [(id, Ended(reason, now, by))], now)
+    return bool(alive)
+
+
+# --- cleanup -------------------------------------------------------------------------------------------
+
+
+def delete_expired(execute: Execute, now: float, most: int) -> tuple[list[EndedRecord], int]:
+    """Up to *most* expired records, removed; and how many rows were seen (fewer than *most*: no more)."""
+    bucket = int(now // _BUCKET)
+    due = execute("SELECT n FROM session WHERE bucket<=? ORDER BY bucket LIMIT ?", (bucket, most)).fetchall()
+    numbers = [n for (n,) in due]
+    marks = ",".join("?" * len(due))
+    rows = execute(
+        f"DELETE FROM session WHERE n IN ({marks}) AND deadline<=?"  # noqa: S608  (question marks)
+        " RETURNING id, user_id, created_at, deadline, absolute_deadline, retained_until",
+        (*numbers, now),
+    ).fetchall()
+    if len(rows) < len(due):
+        execute(
+            "UPDATE session SET bucket=max(?, min(CAST(deadline/? AS INTEGER), ?) + 1)"  # noqa: S608  (as above)
+            f" WHERE n IN ({marks})",
+            (bucket + 1, _BUCKET, _LAST_BUCKET, *numbers),
+        )
+    expired = [_expired(row) for row in rows]
+    _note(execute, [(ended.id, Ended(ended.reason, at)) for ended, at in expired], now)
+    return [ended for ended, _ in expired], len(due)
+
+
+def _expired(row: Sequence[Any]) -> tuple[EndedRecord, float]:
+    id_, user_id, created_at, deadline, limit, retained_until = row
+    times = Record(
+        id=id_,
+        secret="",
+        generation=0,
+        created_at=created_at,
+        deadline=deadline,
+        limit=limit,
+        last_seen_at=created_at,
+        retained_until=retained_until,
+    )
+    return EndedRecord(id_, user_id, expiry_reason(times), created_at), deadline
+
+
+# --- why sessions ended --------------------------------------------------------------------------------
+
+
+def _ending(execute: Execute, id_: SessionId) -> Ended | None:
+    rows = execute("SELECT reason, ended_at, ended_by FROM ending WHERE id=?", (id_,)).fetchall()
+    return Ended(*rows[0]) if rows else None
+
+
+def _note(execute: Execute, endings: Sequence[tuple[SessionId, Ended]], now: float) -> None:
+    for id_, ended in endings:
+        execute(
+            "INSERT OR REPLACE INTO ending(id, reason, ended_at, ended_by, noted_at) VALUES(?,?,?,?,?)",
+            (id_, ended.reason, ended.at, ended.by, now),
+        )
+    _trim(execute, now, _TRIMMED_AT_ONCE + 2 * len(endings))
+
+
+def _trim(execute: Execute, now: float, most: int) -> None:
+    """Drop those of the *most* oldest endings that are past their time, or too many."""
+    execute(
+        "DELETE FROM ending WHERE n < (SELECT min(n) FROM ending) + ?"
+        " AND (noted_at < ? OR (noted_at <= ? AND n <= (SELECT max(n) FROM ending) - ?))",
+        (most, now - ENDINGS_KEPT, now - ENDINGS_KEPT_AT_LEAST, ENDINGS_MOST),
+    )
+
+
+# --- by user, counting ---------------------------------------------------------------------------------
+
+
+def list_user(execute: Execute, user_id: str, now: float) -> list[Record]:
+    """See `ByUser.list_user`. A row that cannot be read is left out here; `load` tells of it."""
+    rows = execute(
+        f"{_SELECT} WHERE user_id=? AND deadline>? ORDER BY created_at DESC, id DESC", (user_id, now)
+    ).fetchall()
+    return [record for row in rows if (record := _readable(row)) is not None]
+
+
+def _readable(row: Sequence[Any]) -> Record | None:
+    try:
+        return record_of(row)
+    except SessionDataError:
+        return None
+
+
+def delete_user(
+    execute: Execute, user_id: str, now: float, reason: str, keep: Sequence[SessionId], by: str | None
+) -> list[SessionId]:
+    """See `ByUser.delete_user`. All of them at one moment."""
+    live = "SELECT id FROM session WHERE user_id=? AND deadline>? ORDER BY created_at, id"
+    kept = frozenset(keep)
+    ids = [id_ for (id_,) in execute(live, (user_id, now)).fetchall() if id_ not in kept]
+    for start in range(0, len(ids), _SQLITE_PARAMETERS):
+        some = ids[start : start + _SQLITE_PARAMETERS]
+        execute(
+            f"DELETE FROM session WHERE id IN ({','.join('?' * len(some))})",  # noqa: S608  (question marks)
+            some,
+        )
+    if ids:
+        _note(execute, [(id_, Ended(reason, now, by)) for id_ in ids], now)
+    return ids
+
+
+def count(execute: Execute, now: float) -> int:
+    """See `Counting.count`. Rows that cannot be due yet are counted from the index alone."""
+    bucket = int(now // _BUCKET) + 1
+    [(live,)] = execute(
+        "SELECT (SELECT count(*) FROM session WHERE bucket>?)"
+        " + (SELECT count(*) FROM session WHERE bucket<=? AND deadline>?)",
+        (bucket, bucket, now),
+    ).fetchall()
+    return int(live)

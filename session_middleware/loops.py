@@ -1,0 +1,115 @@
+"""What differs between asyncio, trio and plain threads, in one place.
+
+Nothing below a port or an entrance knows of event loops. Here: to sleep, to run something beside a request, and
+to let something finish although the one who waits for it is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal, TypeVar
+
+from session_middleware.errors import BackendUnavailable
+
+__all__ = ["Finisher", "running_library", "sleep", "spawn"]
+
+T = TypeVar("T")
+_background: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
+
+
+def running_library() -> Literal["asyncio", "trio"] | None:
+    """The event loop library this call runs under, None in a plain thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        trio = sys.modules.get("trio")
+        return "trio" if trio is not None and trio.lowlevel.in_trio_run() else None
+    return "asyncio"
+
+
+async def sleep(seconds: float) -> None:
+    """Let *seconds* pass without holding up the event loop."""
+    if running_library() == "trio":
+        await sys.modules["trio"].sleep(seconds)
+    else:
+        await asyncio.sleep(seconds)
+
+
+def spawn(work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run *work* beside everything else; the answer stops it. *work* handles its own errors."""
+    if running_library() == "trio":
+        return _spawn_trio(work)
+    task = asyncio.get_running_loop().create_task(work())
+    _background.add(task)
+    task.add_done_callback(_background.discard)
+    return lambda: _cancel(task)
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    if not task.get_loop().is_closed():
+        task.cancel()
+
+
+def _spawn_trio(work: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    trio = sys.modules["trio"]
+    scope = trio.CancelScope()
+
+    async def scoped() -> None:
+        with scope:
+            await work()
+
+    trio.lowlevel.spawn_system_task(scoped)
+    stop: Callable[[], None] = scope.cancel
+    return stop
+
+
+class Finisher:
+    """Lets operations finish although whoever waits for them is cancelled, and waits only so long.
+
+    A started commit completes when the client disconnects: it is a task of its own, held here, and shutdown
+    waits for it.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        """*timeout*: seconds to wait for one operation; it goes on in the background when they have passed."""
+        self.timeout = timeout
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def finish(self, operation: Coroutine[Any, Any, T]) -> T:
+        """What *operation* returns. Raises `BackendUnavailable` (outcome unknown) when it takes too long."""
+        if running_library() == "trio":
+            return await self._finish_trio(operation)
+        task = asyncio.get_running_loop().create_task(operation)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        done, _ = await asyncio.wait({task}, timeout=self.timeout)
+        if not done:
+            raise self._too_slow()
+        return task.result()
+
+    async def drain(self) -> None:
+        """Wait for what still runs in this event loop, at most the timeout."""
+        loop = asyncio.get_running_loop() if running_library() == "asyncio" else None
+        tasks = {task for task in self._tasks if task.get_loop() is loop}
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.timeout)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # it was reported where it happened; nobody may wait for it any more
+
+    async def _finish_trio(self, operation: Coroutine[Any, Any, T]) -> T:
+        with sys.modules["trio"].CancelScope(shield=True, deadline=_trio_now() + self.timeout):
+            return await operation
+        raise self._too_slow()
+
+    def _too_slow(self) -> BackendUnavailable:
+        return BackendUnavailable(f"the backend took longer than backend_timeout={self.timeout} s", unknown=True)
+
+
+def _trio_now() -> float:
+    now: float = sys.modules["trio"].current_time()
+    return now

@@ -1,0 +1,355 @@
+"""The one configured object: backend, policy, cookie settings, reporting. Apps and entrances talk to it.
+
+Reading order: `SessionManager` (its options, its life), `Blocking` (the same for code without an event loop),
+`initialize_session_manager` (one manager for the whole process).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import timedelta
+from functools import cached_property, partial
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from session_middleware.activity import ActiveRequest, Activity
+from session_middleware.backends.base import Backend, Colour, wrong_colour
+from session_middleware.backends.urls import backend_from
+from session_middleware.blocking import run_blocking
+from session_middleware.cleanup import Cleanup
+from session_middleware.cookies import CookieCodec, CookieSettings
+from session_middleware.core import Core
+from session_middleware.errors import ConfigurationError
+from session_middleware.events import SessionEvent
+from session_middleware.heartbeat import Heartbeat
+from session_middleware.loops import Finisher
+from session_middleware.operations import Operations
+from session_middleware.perform import Performer
+from session_middleware.policy import Policy, seconds
+from session_middleware.record import SessionId
+from session_middleware.reporting import Reporter
+from session_middleware.session import Session
+
+__all__ = ["Blocking", "SessionManager", "get_session_manager", "initialize_session_manager"]
+
+_COOKIE_OPTIONS = tuple(field.name for field in fields(CookieSettings))
+_STRANGER = 600.0  # seconds for which an unknown cookie tells of another process rather than of an old session
+_DRAIN_STEP = 0.05  # seconds
+
+
+class SessionManager(Operations):
+    """Sessions over one backend.
+
+    Args:
+        backend: a backend object or a URL: `memory://` (default), `sqlite:///relative.db`.
+        secret_key: signs the cookies: text, bytes or Starlette's `Secret`. Not needed without cookies.
+        fallback_keys: former keys, newest first or in any order: still accepted, never used to sign.
+        policy: a `Policy`, such as `Policy.aal2()`; the options below override it one by one.
+        cleanup_interval: seconds between two cleanups while started. Default 300.
+        backend_timeout: seconds a request waits for the backend before it answers 503. Default 5.
+        check_interval: seconds within which the WebSocket of a revoked session is closed. Default 30.
+        max_concurrent_requests: more requests at once in this process get 503. None: no limit.
+        max_requests_per_session: more requests of one session at once get 429. None: no limit.
+        log: write events to the log. Default True.
+        log_context: bind `session_id`, `user_id` and `request_id` for the app's own structlog lines. Default True.
+        clock: answers seconds since the epoch; for tests.
+        options: those of `CookieSettings` (`max_age`, `path`, …) and of `Policy` (`idle_timeout`, …).
+
+    Raises `ConfigurationError` naming the option.
+    """
+
+    def __init__(  # noqa: PLR0913  (each is an option of its own)
+        self,
+        backend: Backend | str = "memory://",
+        *,
+        secret_key: object = None,
+        fallback_keys: Sequence[object] = (),
+        policy: Policy | None = None,
+        cleanup_interval: float | timedelta = 300.0,
+        backend_timeout: float | timedelta = 5.0,
+        check_interval: float | timedelta = 30.0,
+        max_concurrent_requests: int | None = None,
+        max_requests_per_session: int | None = None,
+        log: bool = True,
+        log_context: bool = True,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        **options: Any,
+    ) -> None:
+        self.cookie = CookieSettings(**{name: options.pop(name) for name in _COOKIE_OPTIONS if name in options})
+        chosen = Policy.of(options, max_age=self.cookie.max_age, base=policy)
+        self._codec = None if secret_key is None else CookieCodec(self.cookie, secret_key, fallback_keys)
+        self.backend_timeout = seconds("backend_timeout", backend_timeout)
+        self.max_concurrent_requests = _limit("max_concurrent_requests", max_concurrent_requests)
+        self.max_requests_per_session = _limit("max_requests_per_session", max_requests_per_session)
+        self.log_context = log_context
+        self.reporter = Reporter(manager=self, log=log)
+        core = Core(backend_from(backend), chosen, clock, monotonic, self.reporter, self)
+        self._started_at = clock()
+        self._starts = 0
+        self._told_of_strangers = False
+        super().__init__(core, self._performer_over(core, "async"))
+        self.finisher = Finisher(self.backend_timeout)
+        self.cleaner = Cleanup(core, self.cleanup_expired, seconds("cleanup_interval", cleanup_interval))
+        self.heartbeat = Heartbeat(core, self, seconds("check_interval", check_interval))
+
+    def __repr__(self) -> str:
+        return f"<SessionManager {self._core.backend.url}>"
+
+    # --- what it is made of ---
+
+    @property
+    def policy(self) -> Policy:
+        """How long sessions live."""
+        return self._core.policy
+
+    @property
+    def backend(self) -> Backend:
+        """Where records live."""
+        return self._core.backend
+
+    @property
+    def codec(self) -> CookieCodec:
+        """Signs and verifies cookies. Raises `ConfigurationError` if the manager has no key."""
+        if self._codec is None:
+            raise ConfigurationError("secret_key: cookies must be signed; pass SessionManager(..., secret_key=...)")
+        return self._codec
+
+    @property
+    def performer(self) -> Performer:
+        """Opens and commits the sessions of async requests."""
+        return self._performer
+
+    @property
+    def mint(self) -> Callable[[], tuple[SessionId, str]]:
+        """Makes a new id and secret, 128 random bits each."""
+        return _mint
+
+    @property
+    def monotonic(self) -> Callable[[], float]:
+        """Answers seconds that never jump."""
+        return self._core.monotonic
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Answers seconds since the epoch."""
+        return self._core.clock
+
+    @property
+    def activity(self) -> Activity:
+        """The registry of requests in flight in this process."""
+        return self._core.activity
+
+    @cached_property
+    def blocking(self) -> Blocking:
+        """Every operation as a plain call, for threads and scripts."""
+        return Blocking(self, Operations(self._core, self._performer_over(self._core, "blocking")))
+
+    @property
+    def is_started(self) -> bool:
+        """Between `start` and `stop`."""
+        return self._starts > 0
+
+    # --- its life ---
+
+    async def start(self) -> None:
+        """Open the backend and begin the periodic cleanup. Started twice, it must be stopped twice."""
+        if self._starts == 0:
+            await self._port.open()
+            self.cleaner.start()
+            self._announce()
+        self._starts += 1
+
+    async def stop(self, timeout: float = 30.0) -> bool:  # noqa: ASYNC109  (its own drain, not a cancellation)
+        """End the cleanup, let requests in flight finish for up to *timeout* seconds, close the backend.
+
+        True if all of them did; those still open are reported.
+        """
+        if self._starts != 1:
+            self._starts = max(0, self._starts - 1)
+            return True
+        self._starts = 0
+        self.cleaner.stop()
+        deadline = self._core.monotonic() + timeout
+        while len(self._core.activity) and self._core.monotonic() < deadline:
+            await self._port.wait(_DRAIN_STEP)
+        await self.finisher.drain()
+        still_open = len(self._core.activity)
+        await self._port.close()
+        self._say_goodbye(still_open)
+        return still_open == 0
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # --- plain calls ---
+
+    def subscribe(self, event: str | None, callback: Callable[[SessionEvent], object]) -> Callable[[], None]:
+        """Call *callback* with each event of this name (None: of every name); the answer unsubscribes it.
+
+        Callbacks are plain calls on the request's path; one that raises is counted and harms nothing.
+        """
+        return self.reporter.subscribe(event, callback)
+
+    def active_requests(self, session_id: str | None = None) -> list[ActiveRequest]:
+        """The requests of this process that hold a session now, or that hold this one."""
+        if session_id is None:
+            return list(self._core.activity)
+        return self._core.activity.holding(SessionId(session_id))
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Figures of this process since it began; `active_sessions` is as fresh as the last cleanup."""
+        counts = self.reporter.counts
+        return {
+            "active_sessions": self._core.live_sessions,
+            "active_requests": len(self._core.activity),
+            "total_sessions_created": counts["session_created"],
+            "total_sessions_expired": counts["session_expired"],
+            "total_sessions_deleted": counts["session_deleted"],
+            "total_sessions_cleaned": self._core.cleaned,
+            "session_timeout_minutes": self.policy.idle_timeout / 60,
+            "max_concurrent_requests": self.max_concurrent_requests,
+            "events": dict(counts),
+            "suspicious": dict(self.reporter.suspicious),
+            "callback_failures": self.reporter.failures,
+        }
+
+    # --- inside ---
+
+    def _performer_over(self, core: Core, colour: Colour) -> Performer:
+        if colour not in core.backend.colours:
+            if colour == "blocking":
+                raise wrong_colour(core.backend, colour)
+            colour = "blocking"  # refused by the entrances that cannot use it
+        return Performer(
+            core.backend.port(colour),
+            lambda: core.policy,
+            core.reporter,
+            _mint,
+            manager=self,
+            cookie_ages=self.cookie.max_age is not None,
+            unknown=self._meet_stranger,
+        )
+
+    def _meet_stranger(self, generation: int, now: float) -> None:
+        """A signed cookie that a memory backend does not know, yet made since this process began."""
+        made = generation / 1000
+        if self._told_of_strangers or not self._port.immediate or made < self._started_at or now - made > _STRANGER:
+            return
+        self._told_of_strangers = True
+        remedy = ConfigurationError(
+            "another process serves this app too, and memory is not shared between them: sessions get lost; "
+            'pass backend="sqlite:///sessions.db"'
+        )
+        self.reporter.emit("backend_unavailable", None, None, now, operation="load", exception=remedy)
+
+    def _announce(self) -> None:
+        self.reporter.emit(
+            "session_manager_initialized",
+            None,
+            None,
+            self._core.clock(),
+            backend=self.backend.url,
+            timeout=self.policy.idle_timeout,
+            cleanup_interval=self.cleaner.interval,
+        )
+
+    def _say_goodbye(self, still_open: int) -> None:
+        now = self._core.clock()
+        self.reporter.flush(now)
+        self.reporter.emit("session_manager_stopped", None, None, now, active_requests=still_open)
+
+
+class Blocking:
+    """`manager.blocking`: the manager's operations as plain calls, over the backend's blocking port.
+
+    `manager.blocking.get_session(id)`, `with manager.blocking.track_request(id) as session: …`
+    """
+
+    def __init__(self, manager: SessionManager, operations: Operations) -> None:
+        self._manager = manager
+        self._operations = operations
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operation = getattr(self._operations, name)
+        return lambda *args, **kwargs: run_blocking(operation(*args, **kwargs))
+
+    @contextmanager
+    def track_request(self, session: str | Session, path: str = "") -> Iterator[Session]:
+        """As `SessionManager.track_request`."""
+        held = self._operations.track_request(session, path)
+        opened = run_blocking(_awaited(held.__aenter__))
+        try:
+            yield opened
+        except BaseException as problem:
+            if not run_blocking(_awaited(partial(held.__aexit__, type(problem), problem, problem.__traceback__))):
+                raise
+        else:
+            run_blocking(_awaited(partial(held.__aexit__, None, None, None)))
+
+    def start(self) -> None:
+        """Open the backend's blocking port."""
+        run_blocking(self._operations._port.open())  # noqa: SLF001  (the same class family)
+
+    def stop(self) -> None:
+        """Close it."""
+        run_blocking(self._operations._port.close())  # noqa: SLF001  (the same class family)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        self.stop()
+        return False
+
+
+async def _awaited(call: Callable[[], Any]) -> Any:
+    return await call()
+
+
+def _mint() -> tuple[SessionId, str]:
+    return SessionId(secrets.token_urlsafe(16)), secrets.token_urlsafe(16)
+
+
+def _limit(name: str, value: int | None) -> int | None:
+    if value is None or (type(value) is int and value > 0):
+        return value
+    raise ConfigurationError(f"{name}: found {value!r}, pass an integer over 0, or None for no limit")
+
+
+_process_wide: list[SessionManager] = []
+
+
+def initialize_session_manager(
+    session_timeout_minutes: float = 60,
+    cleanup_interval_seconds: float = 300,
+    max_concurrent_requests: int | None = 100,
+    **options: Any,
+) -> SessionManager:
+    """Make the one manager of this process, which `get_session_manager()` answers from then on."""
+    manager = SessionManager(
+        idle_timeout=session_timeout_minutes * 60,
+        cleanup_interval=cleanup_interval_seconds,
+        max_concurrent_requests=max_concurrent_requests,
+        **options,
+    )
+    _process_wide[:] = [manager]
+    return manager
+
+
+def get_session_manager() -> SessionManager:
+    """The manager that `initialize_session_manager` made. Raises `ConfigurationError` before that."""
+    if not _process_wide:
+        raise ConfigurationError("there is no process-wide manager: call initialize_session_manager(...) first")
+    return _process_wide[0]

@@ -1,0 +1,406 @@
+"""The few functions that touch a backend for a request: open its session, commit it.
+
+Written once, as coroutines that await the methods of a port and nothing else, so that an event loop and a plain
+thread run the same code. Reading order: `Performer.open`, `Performer.commit` and `commit_late`, then what each
+`Plan` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from session_middleware.backends.base import Port
+from session_middleware.changes import changes_of
+from session_middleware.errors import BackendError, SessionDataError, SessionError
+from session_middleware.opening import choose, open_promised, open_with
+from session_middleware.plan import (
+    NOTHING,
+    Create,
+    End,
+    Keep,
+    Lost,
+    Mint,
+    Nothing,
+    Plan,
+    Relogin,
+    Swap,
+    Write,
+    new_record,
+    plan_commit,
+    plan_late,
+    plan_refused,
+)
+from session_middleware.policy import Policy
+from session_middleware.record import EXISTS, GONE, Committed, Ended, Record, Refused, SessionId, apply, replace
+from session_middleware.reporting import Reporter
+from session_middleware.session import (
+    Fresh,
+    JustEnded,
+    Life,
+    Live,
+    Opening,
+    Overtaken,
+    RemoveCookie,
+    Session,
+    SetCookie,
+)
+from session_middleware.values import NO_VALUES, Values, encode_value
+
+__all__ = ["Claims", "Performer"]
+
+T = TypeVar("T")
+_TRIES = 3  # ids of 128 random bits that must all be taken before a creation gives up
+
+
+class Claims(Protocol):
+    """What the cookies of a request claim, once verified. `cookies.CookieReading` is one."""
+
+    @property
+    def credentials(self) -> Sequence[tuple[str, str, int]]: ...
+    @property
+    def promises(self) -> Sequence[tuple[str, str, int]]: ...
+
+
+class Performer:
+    """Opens and commits sessions over one port."""
+
+    def __init__(  # noqa: PLR0913  (everything a request's session depends on)
+        self,
+        port: Port,
+        policy: Callable[[], Policy],
+        reporter: Reporter,
+        mint: Mint,
+        *,
+        manager: object,
+        cookie_ages: bool,
+        unknown: Callable[[int, float], None],
+    ) -> None:
+        """*policy* is asked anew each time; *unknown* hears of signed cookies nobody knows (generation, now)."""
+        self.port = port
+        self._policy = policy
+        self._reporter = reporter
+        self._emit = reporter.emit
+        self._mint = mint
+        self._manager = manager
+        self._cookie_ages = cookie_ages
+        self._unknown = unknown
+
+    # --- open ---
+
+    async def open(self, claims: Claims, now: float) -> Life:
+        """The session these cookies open. Raises `BackendError` if the backend cannot say."""
+        opened: list[Opening] = []
+        for claim in claims.credentials:
+            opened.append(self._judged(claim, *open_with(claim, await self._load(claim[0], now), now), now))
+        if not opened:
+            for claim in claims.promises:
+                opened.append(self._judged(claim, *open_promised(claim, await self._load(claim[0], now), now), now))
+        opening, others, conflict = choose(opened) if len(opened) != 1 else (opened[0], (), False)
+        if conflict:
+            self._suspicious("cookie_conflict", None, now, count=len(others))
+        life = Life(self._policy(), self._manager, opening)
+        life.others = others
+        return life
+
+    def fill(self, session: Session, life: Life, now: float) -> None:
+        """Let *session* show what was opened. Values that cannot be decoded make the visitor anonymous."""
+        try:
+            session.open(life)
+        except SessionDataError:
+            self._undecodable(session_id_of(life.opening), now)
+            session.open(Life(life.policy, life.manager))
+        record = session.life.record
+        if record is not None and self._reporter.wants("session_data_retrieved"):
+            self._emit("session_data_retrieved", record.id, record.user_id, now, data_keys=sorted(dict.keys(session)))
+
+    async def _load(self, id_: str, now: float) -> Record | Ended | None:
+        try:
+            return await self.port.load(SessionId(id_), now)
+        except SessionDataError:
+            self._undecodable(id_, now)
+            return Ended("undecodable", 0.0)
+
+    def _undecodable(self, id_: str | None, now: float) -> None:
+        self._emit(_NOT_RETRIEVED, id_, None, now, reason="undecodable")
+
+    def _judged(self, claim: tuple[str, str, int], opening: Opening, suspicion: str | None, now: float) -> Opening:
+        if suspicion is not None:
+            self._suspicious(suspicion, claim[0], now)
+        if suspicion == "unknown_id":
+            self._unknown(claim[2], now)
+        if isinstance(opening, Fresh) and opening.promised is None and opening.ended_because != "undecodable":
+            self._emit(_NOT_RETRIEVED, claim[0], None, now, reason="not_found_or_expired")
+        return opening
+
+    def _suspicious(self, activity_type: str, id_: str | None, now: float, **details: object) -> None:
+        self._emit("session_suspicious_activity", id_, None, now, activity_type=activity_type, details=details)
+
+    # --- commit ---
+
+    async def commit(self, session: Session, now: float, *, failed: bool = False) -> None:
+        """Make the backend agree with *session*; what follows for the cookie is in `session.life.owed`.
+
+        *failed*: the response is 500 or above. Raises `SessionDataError` for values that cannot be held and
+        `BackendError` if the backend failed; both were reported.
+        """
+        failed = failed and not session.life.policy.save_on_error
+        plan = self._planned(session, now, lambda: self._plan(session, now, failed=failed))
+        if plan is not NOTHING:
+            await self._carry_out(session, plan, now)
+
+    async def commit_late(self, session: Session, now: float, *, failed: bool = False) -> None:
+        """The same after the response has left: what can still be saved is saved, the rest is reported."""
+        failed = failed and not session.life.policy.save_on_error
+        if failed and not session.life.ended:
+            return
+        plan = self._planned(session, now, lambda: plan_late(session, now, self._mint))
+        if plan is not NOTHING:
+            await self._carry_out(session, plan, now)
+
+    def _plan(self, session: Session, now: float, *, failed: bool = False) -> Plan:
+        return plan_commit(session, now, self._mint, failed=failed, cookie_ages=self._cookie_ages)
+
+    def _planned(self, session: Session, now: float, plan: Callable[[], T]) -> T:
+        try:
+            return plan()
+        except SessionDataError as problem:
+            keys = () if problem.key is None else (problem.key,)
+            self._not_saved(session, session_id_of(session.life.opening), keys, "serialization_error", now, problem)
+            raise
+
+    async def _carry_out(self, session: Session, plan: Plan, now: float) -> None:
+        try:
+            await self._do(session, plan, now)
+        except SessionError as problem:
+            self._report_failure(session, plan, problem, now)
+            raise
+
+    async def _do(self, session: Session, plan: Plan, now: float) -> None:
+        match plan:
+            case Write():
+                await self._write(session, plan, now)
+            case Create():
+                await self._create(session, plan, now)
+            case Swap():
+                await self._swap(session, plan, now)
+            case End():
+                await self._end(session, plan, now)
+            case Relogin(id_):
+                await self._refused(session, await self._load(id_, now), now)
+            case Keep(record):
+                self._keep(session, record, now)
+            case Lost(id_, keys, reason):
+                self._lose(session, id_, keys, reason, now)
+            case Nothing():
+                pass
+
+    def _report_failure(self, session: Session, plan: Plan, problem: SessionError, now: float) -> None:
+        id_, user_id = session_id_of(session.life.opening), session.user_id
+        reason = "serialization_error" if isinstance(problem, SessionDataError) else "backend_error"
+        if isinstance(plan, Create):
+            self._emit("session_creation_failed", id_, user_id, now, exception=problem)
+        elif isinstance(plan, End):
+            self._emit("session_deletion_failed", id_, user_id, now, reason=reason)
+        else:
+            keys = tuple(sorted(changes_of(session).keys()))
+            self._not_saved(session, id_, keys, reason, now, problem)
+
+    async def create(self, session: Session, now: float, *, priority: int = 0) -> None:
+        """Store *session* as a new one, empty or not; from then on it has no response to carry a cookie."""
+        changes = self._planned(session, now, lambda: changes_of(session))
+        made = new_record(session, changes.alone(), session.life.login, now, self._mint)
+        await self._carry_out(session, Create(replace(made, priority=priority)), now)
+        session.life.late = True
+        session.life.owed = None
+
+    # --- what each plan does ---
+
+    async def _create(self, session: Session, plan: Create, now: float) -> None:
+        record = await self._insert(session, plan.record, now)
+        if record is not None:
+            self._settle_new(session, record, now)
+            await self._end_others(plan.also_end, now)
+
+    async def _insert(self, session: Session, record: Record, now: float) -> Record | None:
+        """The record under an id that was free. None: a promised session existed by now, and was written."""
+        for _ in range(_TRIES):
+            if await self.port.create(record, now) is not EXISTS:
+                return record
+            if isinstance(session.life.opening, Fresh) and session.life.opening.promised is not None:
+                return await self._join_promised(session, record, now)
+            id_, secret = self._mint()
+            record = replace(record, id=id_, secret=secret)
+        raise BackendError("every new session id was taken: the source of randomness is broken")
+
+    async def _join_promised(self, session: Session, record: Record, now: float) -> Record | None:
+        """Another request wrote to the promised session first: write to that one."""
+        claim = (record.id, record.secret, record.generation)
+        opening, _ = open_promised(claim, await self._load(record.id, now), now)
+        if isinstance(opening, Live):
+            session.life.opening = opening
+            await self._do(session, self._plan(session, now), now)
+            return None
+        id_, secret = self._mint()
+        fresh = replace(record, id=id_, secret=secret)
+        session.life.opening = Fresh()
+        return await self._insert(session, fresh, now)
+
+    async def _write(self, session: Session, plan: Write, now: float) -> None:
+        answer = await self.port.commit(plan.record.id, plan.delta, now)
+        if isinstance(answer, Refused):
+            await self._refused(session, await self._after_refusal(plan, answer, now), now)
+            return
+        self._settle_written(session, plan, answer, now)
+        self._report_write(session, plan, answer, now)
+        await self._end_others(plan.also_end, now)
+
+    async def _after_refusal(self, plan: Write, answer: Refused, now: float) -> Record | Ended | None:
+        if answer is GONE:
+            return None
+        return plan.record if plan.user_id is None else await self._load(plan.record.id, now)
+
+    async def _refused(self, session: Session, answer: Record | Ended | None, now: float) -> None:
+        await self._do(session, plan_refused(session, answer, now, self._mint), now)
+
+    async def _swap(self, session: Session, plan: Swap, now: float) -> None:
+        record = await self._insert(session, plan.record, now)
+        if record is None:
+            return
+        try:
+            alive = await self.port.delete(plan.old, now, plan.reason, by=record.user_id)
+        except BackendError:
+            await self.port.delete(record.id, now, "superseded")
+            raise
+        if plan.needs_old_alive and not alive:
+            await self.port.delete(record.id, now, "superseded")
+            self._lose(session, plan.old, tuple(sorted(record.data)), "gone", now)
+            return
+        if alive:
+            self._emit("session_deleted", plan.old, session.user_id, now, reason=plan.reason)
+        self._settle_new(session, record, now)
+        await self._end_others(plan.also_end, now)
+
+    async def _end(self, session: Session, plan: End, now: float) -> None:
+        user_id = None if (record := session.life.record) is None else record.user_id
+        alive = await self.port.delete(plan.id, now, "logout", by=user_id)
+        overtaken = isinstance(session.life.opening, Overtaken)
+        if alive:
+            self._emit("session_deleted", plan.id, user_id, now, reason="logout")
+        else:
+            self._emit("session_deletion_failed", plan.id, user_id, now, reason="not_found")
+        self._settle(session, JustEnded(plan.id, "logout") if overtaken else Fresh(), NO_VALUES)
+        if alive and not session.life.late:
+            session.life.owed = RemoveCookie()
+        if plan.lost:
+            self._not_saved(session, plan.id, plan.lost, plan.why_lost, now)
+
+    async def _end_others(self, ids: Iterable[SessionId], now: float) -> None:
+        for id_ in ids:
+            if await self.port.delete(id_, now, "superseded"):
+                self._emit("session_deleted", id_, None, now, reason="superseded")
+
+    def _keep(self, session: Session, record: Record, now: float) -> None:
+        keys = tuple(sorted(changes_of(session).keys()))
+        self._settle(session, Live(record, record.generation), _shown(session))
+        session.life.owed = _cookie_of(record)
+        if keys:
+            self._not_saved(session, record.id, keys, "superseded", now)
+
+    def _lose(
+        self, session: Session, id_: SessionId | None, keys: tuple[str, ...], reason: str, now: float
+    ) -> None:
+        record = session.life.record
+        if reason == "superseded" and record is not None:
+            self._settle(session, Overtaken(record), _shown(session))
+        elif reason == "gone" and id_ is not None:
+            self._settle(session, JustEnded(id_, reason), _shown(session))
+        else:
+            self._settle(session, session.life.opening, _shown(session))
+        self._not_saved(session, id_, keys, reason, now)
+
+    # --- what the session is afterwards ---
+
+    def _settle(self, session: Session, opening: Opening, loaded: Values) -> None:
+        life = session.life
+        life.opening = opening
+        life.loaded = loaded
+        life.forget()
+        session.modified = False
+
+    def _settle_new(self, session: Session, record: Record, now: float) -> None:
+        self._settle(session, Live(record, record.generation), record.data)
+        session.life.others = ()
+        session.life.owed = None if session.life.late else _cookie_of(record)
+        self._emit("session_created", record.id, record.user_id, now)
+        if record.user_id is not None:
+            self._emit("session_user_bound", record.id, record.user_id, now)
+        if record.data and self._reporter.wants("session_data_saved"):
+            self._saved(record, sorted(record.data), (), now)
+
+    def _settle_written(self, session: Session, plan: Write, answer: Committed, now: float) -> None:
+        applied = apply(plan.record, plan.delta, now)
+        record = plan.record if isinstance(applied, Refused) else applied[0]
+        record = replace(record, generation=answer.generation, version=answer.version)
+        late, owed = session.life.late, session.life.owed
+        self._settle(session, Live(record, answer.generation), _shown(session) if plan.refused else record.data)
+        if plan.sends_cookie and not late:
+            owed = _cookie_of(record)
+        session.life.owed = owed
+
+    def _report_write(self, session: Session, plan: Write, answer: Committed, now: float) -> None:
+        record, delta = session.life.record or plan.record, plan.delta
+        if delta.set or delta.unset or delta.increments:
+            self._saved(record, sorted({*delta.set, *delta.increments}), delta.unset, now)
+        if plan.user_id is None and (delta.renew_to is not None or delta.expire_at is not None):
+            self._emit("session_renewed", record.id, record.user_id, now, expires_at=record.deadline)
+        if answer.cycled:
+            reason = "login" if plan.user_id else ("requested" if delta.cycle else "privilege")
+            self._emit("session_cycled", record.id, record.user_id, now, reason=reason)
+        if plan.user_id is not None:
+            self._emit("session_user_bound", record.id, plan.user_id, now)
+        elif delta.user_id is None:
+            self._emit("session_user_unbound", record.id, plan.record.user_id, now)
+        if plan.refused:
+            self._not_saved(session, record.id, plan.refused, "response_started", now)
+
+    def _saved(self, record: Record, keys: Sequence[str], deleted: Sequence[str], now: float) -> None:
+        self._emit(
+            "session_data_saved", record.id, record.user_id, now, saved_keys=list(keys), deleted_keys=list(deleted)
+        )
+
+    def _not_saved(  # noqa: PLR0913, PLR0917
+        self,
+        session: Session,
+        id_: str | None,
+        keys: tuple[str, ...],
+        reason: str,
+        now: float,
+        exception: Exception | None = None,
+    ) -> None:
+        user_id = None if (record := session.life.record) is None else record.user_id
+        self._emit(
+            "session_data_save_failed", id_, user_id, now, reason=reason, keys=list(keys), exception=exception
+        )
+
+
+_NOT_RETRIEVED = "session_data_retrieval_failed"
+
+
+def session_id_of(opening: Opening) -> SessionId | None:
+    """The session an opening is about, None where there is none."""
+    match opening:
+        case Live(record) | Overtaken(record):
+            return record.id
+        case JustEnded(id_):
+            return id_
+    return None
+
+
+def _cookie_of(record: Record) -> SetCookie:
+    return SetCookie(record.id, record.secret, record.generation, record.deadline)
+
+
+def _shown(session: Session) -> Values:
+    """What the session shows now, as the base for what is changed from here on."""
+    return Values.of({name: encode_value(name, value) for name, value in dict.items(session)})

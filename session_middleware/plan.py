@@ -1,0 +1,332 @@
+"""What a request leaves behind: the commit table, as pure functions.
+
+Reading order: the `Plan`s, `plan_commit` (before the response leaves), `plan_late` (once it has left), and
+`plan_refused` (when a backend refused to commit). No I/O, no clock, no randomness of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from session_middleware.changes import Changes, changes_of, login_of
+from session_middleware.record import UNSET, Delta, Ended, Record, SessionId, UnsetType
+from session_middleware.session import Fresh, JustEnded, Life, Live, Opening, Overtaken, Session
+from session_middleware.values import Values
+
+__all__ = [
+    "NOTHING",
+    "Create",
+    "End",
+    "Keep",
+    "Lost",
+    "Mint",
+    "Nothing",
+    "Plan",
+    "Relogin",
+    "Swap",
+    "Write",
+    "new_record",
+    "plan_commit",
+    "plan_late",
+    "plan_refused",
+]
+
+Mint: TypeAlias = Callable[[], tuple[SessionId, str]]
+"""A new id and secret, random."""
+
+
+class Nothing(NamedTuple):
+    """The backend and the cookie are as they should be."""
+
+
+class Create(NamedTuple):
+    """Insert a new session and set its cookie; end these other sessions (`superseded`)."""
+
+    record: Record
+    also_end: tuple[SessionId, ...] = ()
+
+
+class Write(NamedTuple):
+    """Commit *delta* to *record*; set the cookie of the generation that returns if `sends_cookie`."""
+
+    record: Record
+    delta: Delta
+    sends_cookie: bool = False
+    user_id: str | None = None  # a login: whom
+    also_end: tuple[SessionId, ...] = ()
+    refused: tuple[str, ...] = ()  # keys that came too late to be saved
+
+
+class End(NamedTuple):
+    """Delete this session (`logout`) and remove its cookie if it was alive. `lost`: keys written too late."""
+
+    id: SessionId
+    lost: tuple[str, ...] = ()
+    why_lost: str = ""
+
+
+class Swap(NamedTuple):
+    """Create a new session, then delete the old one; undo it if that was needed and found nothing alive."""
+
+    record: Record
+    old: SessionId
+    reason: str
+    needs_old_alive: bool = False
+    also_end: tuple[SessionId, ...] = ()
+
+
+class Relogin(NamedTuple):
+    """A login by a request that was overtaken: look at the session afresh, then `plan_refused`."""
+
+    id: SessionId
+
+
+class Keep(NamedTuple):
+    """The same user is signed in already (a double click): set the current cookie, change nothing."""
+
+    record: Record
+
+
+class Lost(NamedTuple):
+    """Nothing may be saved; report these keys and why."""
+
+    id: SessionId | None
+    keys: tuple[str, ...]
+    reason: str
+
+
+Plan: TypeAlias = Nothing | Create | Write | End | Swap | Relogin | Keep | Lost
+NOTHING = Nothing()
+
+
+def plan_commit(
+    session: Session, now: float, mint: Mint, *, failed: bool = False, cookie_ages: bool = True
+) -> Plan:
+    """What must be done so that backend and cookie agree with *session*, before the response leaves.
+
+    *failed*: the response is 500 or above, so only an ending counts. *cookie_ages*: the cookie has a Max-Age,
+    so a renewal sets it again. Raises `SessionDataError` as `changes_of` does.
+    """
+    life = session.life
+    opening = life.opening
+    if failed:
+        return _plan_ending(opening) if life.ended else NOTHING
+    changes = changes_of(session)
+    match opening:
+        case Live(record) if not life.ended:
+            return _plan_live(session, opening, changes, now, mint, cookie_ages=cookie_ages)
+        case Live(record):
+            return _plan_ended(session, record, changes, now, mint)
+        case Fresh():
+            return _plan_fresh(session, changes, now, mint)
+        case Overtaken(record):
+            return _plan_overtaken(session, record.id, changes)
+        case JustEnded(id_):
+            return _plan_just_ended(session, id_, changes, now, mint)
+
+
+def plan_late(session: Session, now: float, mint: Mint) -> Plan:
+    """The same once the response has left: no cookie can follow, so a cycle waits for the next response."""
+    life, changes = session.life, changes_of(session)
+    match life.opening:
+        case Live(record) if life.ended:
+            return End(record.id, tuple(sorted(changes.keys())), "response_started")
+        case Live(record):
+            return _plan_live_late(session, life.opening, changes, now)
+        case Overtaken(record):
+            return _plan_overtaken(session, record.id, changes)
+        case JustEnded(id_):
+            return _lost(id_, changes, "ended")
+        case Fresh(promised=None):
+            return _lost(None, changes, "response_started")
+        case Fresh():  # the visitor holds a promise of this very session
+            return _plan_fresh(session, changes, now, mint)
+
+
+def plan_refused(session: Session, answer: Record | Ended | None, now: float, mint: Mint) -> Plan:
+    """After a backend refused to commit: what a login makes of the session as it is now."""
+    changes = changes_of(session)
+    user = login_of(session, changes)
+    if not isinstance(user, str):
+        gone = not isinstance(answer, Record)
+        id_ = answer.id if isinstance(answer, Record) else session.id
+        return _lost(id_, changes, "gone" if gone else "superseded", even_if_empty=True)
+    if isinstance(answer, Record) and answer.user_id == user:
+        return Keep(answer)
+    record = new_record(session, changes.alone(), user, now, mint)
+    if isinstance(answer, Record) and answer.user_id is None:
+        return Swap(record, answer.id, "superseded", also_end=_others(session))
+    return Create(record, also_end=_others(session))
+
+
+def _plan_ending(opening: Opening) -> Plan:
+    return End(opening.record.id) if isinstance(opening, Live | Overtaken) else NOTHING
+
+
+def _plan_fresh(session: Session, changes: Changes, now: float, mint: Mint) -> Plan:
+    user = login_of(session, changes)
+    wrote = bool(changes.assigned or changes.counted)
+    if not (wrote or isinstance(user, str)):
+        return NOTHING
+    promised = session.life.opening.promised if isinstance(session.life.opening, Fresh) else None
+    minted = mint if promised is None or session.life.ended else lambda: promised
+    record = new_record(session, changes.alone(), user or None, now, minted)
+    return Create(record, also_end=_others(session) if isinstance(user, str) else ())
+
+
+def _plan_ended(session: Session, old: Record, changes: Changes, now: float, mint: Mint) -> Plan:
+    user = login_of(session, changes)
+    if not (changes.assigned or changes.counted or isinstance(user, str)):
+        return End(old.id)
+    record = new_record(session, changes.alone(), user or None, now, mint)
+    others = _others(session) if isinstance(user, str) else ()
+    return Swap(record, old.id, "logout", needs_old_alive=not isinstance(user, str), also_end=others)
+
+
+def _plan_overtaken(session: Session, id_: SessionId, changes: Changes) -> Plan:
+    if session.life.ended and not isinstance(login_of(session, changes), str):
+        return End(id_, tuple(sorted(changes.keys())), "superseded")
+    if isinstance(login_of(session, changes), str):
+        return Relogin(id_)
+    return _lost(id_, changes, "superseded")
+
+
+def _plan_just_ended(session: Session, id_: SessionId, changes: Changes, now: float, mint: Mint) -> Plan:
+    user = login_of(session, changes)
+    if isinstance(user, str):
+        return Create(new_record(session, changes.alone(), user, now, mint), also_end=_others(session))
+    return _lost(id_, changes, "ended")
+
+
+def _plan_live(
+    session: Session, opening: Live, changes: Changes, now: float, mint: Mint, *, cookie_ages: bool
+) -> Plan:
+    record, life = opening.record, session.life
+    user = login_of(session, changes)
+    if isinstance(user, str) and record.user_id not in {None, user}:
+        made = new_record(session, changes.alone(), user, now, mint)
+        return Swap(made, record.id, "superseded", also_end=_others(session))
+    cycle = _cycle_of(life, record, changes, user)
+    delta = _delta_of(session, opening, changes, user, now, cycle=cycle)
+    renews = delta.renew_to is not None or delta.expire_at is not None
+    stale_cookie = opening.admitted != record.generation or opening.promised
+    if not stale_cookie and delta == Delta(admitted=opening.admitted, seen_at=delta.seen_at):
+        return NOTHING
+    return Write(
+        record,
+        delta,
+        sends_cookie=stale_cookie or cycle is not None or (renews and cookie_ages),
+        user_id=user if isinstance(user, str) else None,
+        also_end=_others(session) if isinstance(user, str) else (),
+    )
+
+
+def _plan_live_late(session: Session, opening: Live, changes: Changes, now: float) -> Plan:
+    record, life = opening.record, session.life
+    refused = _too_late(life, record, changes)
+    kept = changes.without(refused)
+    due = _cycle_of(life, None, kept, UNSET)
+    delta = _delta_of(session, opening, kept, UNSET, now, cycle_due=due)
+    if delta == Delta(admitted=opening.admitted, seen_at=delta.seen_at):
+        return Lost(record.id, tuple(sorted(refused)), "response_started") if refused else NOTHING
+    return Write(record, delta, refused=tuple(sorted(refused)))
+
+
+def _too_late(life: Life, record: Record, changes: Changes) -> set[str]:
+    """A late change of the user, or of a privilege of nobody in particular, is refused."""
+    refused = changes.keys().intersection(life.policy.user_keys)
+    if record.user_id is None:
+        refused |= changes.keys() & life.policy.privilege_keys
+    return refused
+
+
+def _cycle_of(life: Life, record: Record | None, changes: Changes, user: str | None | UnsetType) -> float | None:
+    """Seconds of grace of the cycle that is asked for by anybody; the strictest wins; None: no cycle."""
+    if user is not UNSET or not changes.keys().isdisjoint(life.policy.privilege_keys):
+        return 0.0
+    due = None if record is None else record.cycle_due
+    return min((grace for grace in (life.cycle, due) if grace is not None), default=None)
+
+
+def _delta_of(
+    session: Session,
+    opening: Live,
+    changes: Changes,
+    user: str | None | UnsetType,
+    now: float,
+    *,
+    cycle: float | None = None,
+    cycle_due: float | None = None,
+) -> Delta:
+    record, life = opening.record, session.life
+    limit = now + life.policy.absolute_timeout if isinstance(user, str) else None
+    own = record.idle_timeout if life.expiry is UNSET else life.expiry
+    expire_at = None if life.expiry is UNSET else min(now + life.policy.idle(own), limit or record.limit)
+    renew_to = None if expire_at is not None else _renewal(life, record, limit, now)
+    waiting = any(g < opening.admitted and grace.until is None for g, grace in record.accepted.items())
+    authenticated: float | None | UnsetType = UNSET if user is UNSET else (None if user is None else now)
+    return Delta(
+        set=changes.assigned,
+        unset=changes.unset,
+        increments=changes.counted,
+        user_id=user,
+        authenticated_at=authenticated,
+        limit=limit,
+        renew_to=renew_to,
+        expire_at=expire_at,
+        idle_timeout=life.expiry,
+        metadata=UNSET if life.metadata is None or life.metadata == record.metadata else life.metadata,
+        cycle=cycle,
+        cycle_due=cycle_due,
+        start_grace=waiting,
+        admitted=opening.admitted,
+        seen_at=None if life.passive else now,
+    )
+
+
+def _renewal(life: Life, record: Record, limit: float | None, now: float) -> float | None:
+    if limit is not None or life.renew:
+        return min(now + life.policy.idle(record.idle_timeout), limit or record.limit)
+    if life.passive:
+        return None
+    return life.policy.renewal(deadline=record.deadline, limit=record.limit, own=record.idle_timeout, now=now)
+
+
+def new_record(
+    session: Session, values: dict[str, bytes], user_id: str | None | UnsetType, now: float, mint: Mint
+) -> Record:
+    """A record that begins now, with what *session* asked for."""
+    life, policy = session.life, session.life.policy
+    id_, secret = mint()
+    own = None if life.expiry is UNSET else life.expiry
+    limit = now + policy.absolute_timeout
+    generation = int(now * 1000)
+    user = user_id if isinstance(user_id, str) else None
+    return Record(
+        id=id_,
+        secret=secret,
+        generation=generation,
+        floors=(generation,),
+        created_at=now,
+        last_seen_at=now,
+        authenticated_at=None if user is None else now,
+        limit=limit,
+        deadline=min(now + policy.idle(own), limit),
+        idle_timeout=own,
+        user_id=user,
+        data=Values.of(values),
+        metadata=life.metadata or {},
+    )
+
+
+def _others(session: Session) -> tuple[SessionId, ...]:
+    return tuple(record.id for record in session.life.others)
+
+
+def _lost(
+    id_: SessionId | None, changes: Changes, reason: str, *, even_if_empty: bool = False
+) -> Plan:
+    if changes.is_empty() and not even_if_empty:
+        return NOTHING
+    return Lost(id_, tuple(sorted(changes.keys())), reason)

@@ -1,0 +1,297 @@
+"""Backends that are wrong on purpose: a suite that accepts one of them proves nothing.
+
+`HesitantBackend` is right, only slow: it lets others run before and after each operation. The rest each make
+one mistake that real session stores make, and say in their docstring which. All of them wrap `MemoryBackend`,
+suspend by `Pause` and nothing else (so they run in an event loop and in `record_interleaved`), and have an
+async port only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from session_middleware.backends.base import Colour, EndedRecord, LoadAnswer, Port, wrong_colour
+from session_middleware.backends.memory import MemoryBackend
+from session_middleware.errors import SessionDataError
+from session_middleware.record import (
+    GONE,
+    MAX_COUNTER,
+    Committed,
+    CreateResult,
+    Delta,
+    Ended,
+    Record,
+    Refused,
+    SessionId,
+    apply,
+)
+from session_middleware.testing.histories import Pause
+from session_middleware.values import Values
+
+__all__ = [
+    "BROKEN",
+    "BackwardRenewal",
+    "CycleWithTwoWinners",
+    "DroppedNul",
+    "ForgetfulDelete",
+    "HalfCommit",
+    "HesitantBackend",
+    "IgnoredAbsoluteDeadline",
+    "LastWriteWins",
+    "LateExpiry",
+    "OverwritingCreate",
+    "ReadModifyWriteCounters",
+    "RepeatedCleanup",
+    "StaleReads",
+    "UpsertSave",
+]
+
+
+class HesitantBackend:
+    """Right: everything is atomic, but before and after it others may run."""
+
+    url = "hesitant://"
+    colours: frozenset[Colour] = frozenset({"async"})
+    immediate = False
+
+    def __init__(self) -> None:
+        self.inner = MemoryBackend()
+
+    def port(self, colour: Colour) -> Port:
+        if colour not in self.colours:
+            raise wrong_colour(self, colour)
+        return self
+
+    async def open(self) -> None:
+        await self.inner.open()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
+        await Pause()
+        answer = await self.inner.load(id, now)
+        await Pause()
+        return answer
+
+    async def create(self, record: Record, now: float) -> CreateResult:
+        await Pause()
+        result = await self.inner.create(record, now)
+        await Pause()
+        return result
+
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+        await Pause()
+        answer = await self.inner.commit(id, delta, now)
+        await Pause()
+        return answer
+
+    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002
+        await Pause()
+        was_alive = await self.inner.delete(id, now, reason, by)
+        await Pause()
+        return was_alive
+
+    async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
+        await Pause()
+        return await self.inner.delete_expired(now, limit)
+
+    async def wait(self, seconds: float) -> None:
+        await self.inner.wait(seconds)
+
+    async def overwrite(self, record: Record, now: float) -> None:
+        """Put this record in the place of whatever is there. No right backend has such an operation."""
+        await self.inner.delete(record.id, now, "overwritten")
+        await self.inner.create(record, now)
+
+
+class LastWriteWins(HesitantBackend):
+    """Saves the whole session as it was read: what others changed meanwhile is lost."""
+
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+        record = await self.inner.load(id, now)
+        if not isinstance(record, Record):
+            return GONE
+        await Pause()
+        applied = apply(record, delta, now)
+        if isinstance(applied, Refused):
+            return applied
+        if not isinstance(await self.inner.load(id, now), Record):
+            return GONE
+        await self.overwrite(applied[0], now)
+        return applied[1]
+
+
+class UpsertSave(HesitantBackend):
+    """Saves whether or not the session is still there: a slow request brings back what a logout ended."""
+
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+        await Pause()
+        if not isinstance(await self.inner.load(id, now), Record):
+            await self.inner.create(_revived(id, now), now)
+        return await self.inner.commit(id, delta, now)
+
+
+def _revived(id_: SessionId, now: float) -> Record:
+    generation = int(now * 1000)
+    return Record(
+        id=id_,
+        secret="",
+        generation=generation,
+        floors=(generation,),
+        created_at=now,
+        last_seen_at=now,
+        deadline=now + 100,
+        limit=now + 1000,
+    )
+
+
+class StaleReads(HesitantBackend):
+    """Reads from a replica that catches up only after it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._replica: dict[SessionId, LoadAnswer] = {}
+
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+        await Pause()
+        fresh = await self.inner.load(id, now)
+        answer = self._replica.get(id, fresh)
+        self._replica[id] = fresh
+        return answer
+
+
+class ReadModifyWriteCounters(HesitantBackend):
+    """Adds up in the caller: of two increments at the same time one is lost."""
+
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+        record = await self.inner.load(id, now)
+        if not (delta.increments and isinstance(record, Record)):
+            return await super().commit(id, delta, now)
+        pairs = {k: v for k, v in record.data.items() if k not in delta.unset} | dict(delta.set)
+        counters = {name: _sum(name, pairs, by) for name, by in delta.increments.items()}
+        await Pause()
+        total = {**delta.set, **{name: b"%d" % value for name, value in counters.items()}}
+        answer = await self.inner.commit(id, replace(delta, set=total, increments={}), now)
+        return answer._replace(counters=counters) if isinstance(answer, Committed) else answer
+
+
+def _sum(name: str, pairs: Mapping[str, bytes], by: int) -> int:
+    try:
+        total = int(pairs.get(name, b"0")) + by
+    except ValueError:
+        raise SessionDataError("no integer", name) from None
+    if abs(total) > MAX_COUNTER:
+        raise SessionDataError("too large", name)
+    return total
+
+
+class IgnoredAbsoluteDeadline(HesitantBackend):
+    """Renews past the limit: a session that is used never ends."""
+
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+        if delta.renew_to is not None and delta.limit is None:
+            delta = replace(delta, limit=delta.renew_to)
+        return await super().commit(id, delta, now)
+
+
+class ForgetfulDelete(HesitantBackend):
+    """Keeps no reason: nobody can tell a logout from an unknown session."""
+
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+        answer = await super().load(id, now)
+        return None if isinstance(answer, Ended) else answer
+
+
+class BackwardRenewal(HesitantBackend):
+    """Takes the last renewal for the latest: one that arrives late shortens the session."""
+
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+        if delta.renew_to is not None and delta.expire_at is None:
+            delta = replace(delta, renew_to=None, expire_at=delta.renew_to)
+        return await super().commit(id, delta, now)
+
+
+class CycleWithTwoWinners(HesitantBackend):
+    """Looks at the generation before it cycles, not while: of two requests at once both make a new one."""
+
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+        record = await self.inner.load(id, now)
+        wins = isinstance(record, Record) and delta.cycle and delta.admitted == record.generation
+        await Pause()
+        record = await self.inner.load(id, now)
+        if wins and isinstance(record, Record):
+            delta = replace(delta, admitted=record.generation)
+        return await self.inner.commit(id, delta, now)
+
+
+class HalfCommit(HesitantBackend):
+    """Writes a change in two steps: others see the half, and who is cancelled in between leaves it."""
+
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+        if not (delta.set and delta.increments):
+            return await super().commit(id, delta, now)
+        answer = await self.inner.commit(id, replace(delta, increments={}), now)
+        if isinstance(answer, Refused):
+            return answer
+        await Pause()
+        return await self.inner.commit(id, Delta(increments=delta.increments), now)
+
+
+class LateExpiry(HesitantBackend):
+    """Still answers at the very deadline (and so, somewhere, a second after it)."""
+
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+        return await super().load(id, math.nextafter(now, 0.0))
+
+
+class OverwritingCreate(HesitantBackend):
+    """Creates over whoever has the id already."""
+
+    async def create(self, record: Record, now: float) -> CreateResult:
+        await self.inner.delete(record.id, now, "overwritten")
+        return await super().create(record, now)
+
+
+class RepeatedCleanup(HesitantBackend):
+    """Looks for expired sessions first and removes them later: two cleanups report the same ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._in_hand: list[EndedRecord] = []
+
+    async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
+        self._in_hand += await self.inner.delete_expired(now, limit)
+        seen = self._in_hand[:limit]
+        await Pause()
+        self._in_hand = [ended for ended in self._in_hand if ended not in seen]
+        return seen
+
+
+class DroppedNul(HesitantBackend):
+    """Keeps text as its database likes it: without NUL."""
+
+    async def create(self, record: Record, now: float) -> CreateResult:
+        pairs = {name: value.replace(rb'"\u0000"', b'""') for name, value in record.data.items()}
+        return await super().create(replace(record, data=Values.of(pairs)), now)
+
+
+BROKEN: tuple[type[HesitantBackend], ...] = (
+    LastWriteWins,
+    UpsertSave,
+    StaleReads,
+    ReadModifyWriteCounters,
+    IgnoredAbsoluteDeadline,
+    ForgetfulDelete,
+    BackwardRenewal,
+    CycleWithTwoWinners,
+    HalfCommit,
+    LateExpiry,
+    OverwritingCreate,
+    RepeatedCleanup,
+    DroppedNul,
+)
+"""Every wrong backend of this module."""

@@ -1,0 +1,115 @@
+"""The published contract suite on our own backends, and on those that are wrong on purpose.
+
+A suite proves something only where it can fail: each wrong backend must break the very promise it was made to
+break, and the slow but right one must keep them all.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from session_middleware.backends.base import Backend
+from session_middleware.backends.memory import MemoryBackend
+from session_middleware.testing import BackendContract, Skipped, broken, contract_cases
+from session_middleware.testing.contract import Case
+
+
+class TestMemoryBackend(BackendContract):
+    @pytest.fixture
+    def make_backend(self) -> Callable[[], Backend]:
+        backend = MemoryBackend()
+        return lambda: backend
+
+
+class TestSQLiteBackend(BackendContract):
+    @pytest.fixture
+    def make_backend(self, tmp_path: Path) -> Callable[[], Backend]:
+        sqlite = pytest.importorskip("session_middleware.backends.sqlite")
+        return lambda: sqlite.SQLiteBackend(tmp_path / "sessions.db")
+
+
+class TestHesitantBackend(BackendContract):
+    """Without the optional capabilities, and with one colour: the suite fits itself to that."""
+
+    colours = ("async",)
+
+    @pytest.fixture
+    def make_backend(self) -> Callable[[], Backend]:
+        backend = broken.HesitantBackend()
+        return lambda: backend
+
+
+def outcome(case: Case, backend: Backend) -> str:
+    try:
+        case.run_in("async", lambda: backend)
+    except Skipped:
+        return "skipped"
+    except AssertionError as problem:
+        return f"broken: {problem}"
+    return "kept"
+
+
+def named(name: str) -> Case:
+    [case] = [case for case in contract_cases() if case.name == name]
+    return case
+
+
+# Each wrong backend with the promises it must be seen to break.
+BREAKS = {
+    broken.LastWriteWins: [
+        "a hundred parallel commits to distinct keys all survive",
+        "a hundred parallel increments add up",
+        "histories of concurrent operations are linearizable",
+    ],
+    broken.UpsertSave: [
+        "no kind of commit creates a session",
+        "no late commit brings a deleted session back",
+        "histories of concurrent operations are linearizable",
+    ],
+    broken.StaleReads: [
+        "a load sees every acknowledged commit through any port",
+        "histories of concurrent operations are linearizable",
+    ],
+    broken.ReadModifyWriteCounters: [
+        "a hundred parallel increments add up",
+        "histories of concurrent operations are linearizable",
+    ],
+    broken.IgnoredAbsoluteDeadline: ["no renewal passes the limit"],
+    broken.ForgetfulDelete: ["a load tells why when and by whom a session was ended"],
+    broken.BackwardRenewal: ["a renewal goes forward only", "a clock that went back undoes nothing"],
+    broken.CycleWithTwoWinners: ["of many cycles with grace exactly one makes a generation"],
+    broken.HalfCommit: [
+        "a counter that would leave 64 bits refuses the whole delta",
+        "a storm of cancellations leaves every commit whole and the port usable",
+    ],
+    broken.LateExpiry: ["a session ends exactly at its deadline"],
+    broken.OverwritingCreate: ["a create leaves a live session alone"],
+    broken.RepeatedCleanup: ["each expiry is reported once"],
+    broken.DroppedNul: ["any text is a value"],
+}
+
+
+def test_every_wrong_backend_is_listed_here() -> None:
+    assert set(BREAKS) == set(broken.BROKEN)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"), [(wrong, name) for wrong, names in BREAKS.items() for name in names]
+)
+def test_a_wrong_backend_breaks_the_promise_it_is_made_to_break(
+    wrong: type[broken.HesitantBackend], name: str
+) -> None:
+    assert outcome(named(name), wrong()).startswith("broken: ")
+
+
+def test_every_case_says_something_of_its_own() -> None:
+    names = [case.name for case in contract_cases()]
+    assert len(set(names)) == len(names) >= 60
+
+
+def test_a_suspending_port_is_no_blocking_port() -> None:
+    backend = broken.HesitantBackend()
+    backend.colours = frozenset({"async", "blocking"})
+    with pytest.raises(Exception, match="async port"):
+        named("an unknown session loads as none").run_in("blocking", lambda: backend)

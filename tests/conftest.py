@@ -1,0 +1,35 @@
+"""What every test may ask for: a reason to be left out, a browser, and examples that repeat."""
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+from hypothesis import settings
+
+# A run is the same run on every machine; `make campaign` is where chance looks for more.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.register_profile("campaign", max_examples=20_000, deadline=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def unavailable() -> Callable[[str], NoReturn]:
+    """Ends a test for want of something this machine lacks: skipped with the reason, failed where CI=true."""
+
+    def leave(reason: str) -> NoReturn:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"may not be left out here: {reason}", pytrace=False)
+        pytest.skip(reason)
+
+    return leave
+
+
+@pytest.fixture(scope="session")
+def chromium(unavailable: Callable[[str], NoReturn]) -> str:
+    """The path of Chromium; its chromedriver is beside it on PATH. `make browser` installs both."""
+    path = shutil.which("chromium")
+    if path is None or shutil.which("chromedriver") is None:
+        unavailable("no Chromium with its chromedriver: `make browser` installs them where it may")
+    return path
