@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from session_middleware.activity import ActiveRequest, Activity
-from session_middleware.backends.base import Backend, Colour, wrong_colour
+from session_middleware.backends.base import Backend, Colour, Counting, wrong_colour
 from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.cleanup import Cleanup
@@ -208,10 +208,13 @@ class SessionManager(Operations):
         return self._core.activity.holding(SessionId(session_id))
 
     def get_metrics(self) -> dict[str, Any]:
-        """Figures of this process since it began; `active_sessions` is as fresh as the last cleanup."""
+        """Figures of this process since it began.
+
+        `active_sessions` is exact on memory, elsewhere as fresh as the last cleanup (None before the first).
+        """
         counts = self.reporter.counts
         return {
-            "active_sessions": self._core.live_sessions,
+            "active_sessions": self._live_sessions(),
             "active_requests": len(self._core.activity),
             "total_sessions_created": counts["session_created"],
             "total_sessions_expired": counts["session_expired"],
@@ -225,6 +228,11 @@ class SessionManager(Operations):
         }
 
     # --- inside ---
+
+    def _live_sessions(self) -> int | None:
+        if self._port.immediate and isinstance(self._port, Counting):
+            return run_blocking(self._port.usage(self._core.clock())).sessions
+        return self._core.live_sessions
 
     def _performer_over(self, core: Core, colour: Colour) -> Performer:
         if colour not in core.backend.colours:

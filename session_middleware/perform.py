@@ -154,12 +154,18 @@ class Performer:
         failed = failed and not session.life.policy.save_on_error
         if failed and not session.life.ended:
             return
-        plan = self._planned(session, now, lambda: plan_late(session, now, self._mint))
+        plan = self._planned(session, now, lambda: self._plan_late(session, now))
         if plan is not NOTHING:
             await self._carry_out(session, plan, now)
 
     def _plan(self, session: Session, now: float, *, failed: bool = False) -> Plan:
+        if not failed:
+            _write_back(session)
         return plan_commit(session, now, self._mint, failed=failed, cookie_ages=self._cookie_ages)
+
+    def _plan_late(self, session: Session, now: float) -> Plan:
+        _write_back(session)
+        return plan_late(session, now, self._mint)
 
     def _planned(self, session: Session, now: float, plan: Callable[[], T]) -> T:
         try:
@@ -395,6 +401,11 @@ def session_id_of(opening: Opening) -> SessionId | None:
         case JustEnded(id_):
             return id_
     return None
+
+
+def _write_back(session: Session) -> None:
+    for write_back in session.life.before_commit:
+        write_back()
 
 
 def _cookie_of(record: Record) -> SetCookie:

@@ -90,6 +90,7 @@ class Life:
     """What is known of a session and what its handler asked for, until the commit."""
 
     __slots__ = (
+        "before_commit",
         "cycle",
         "degraded",
         "ended",
@@ -119,6 +120,8 @@ class Life:
         self.passive = False  # the route is no activity: nothing is renewed
         self.degraded = False  # the backend is down, on a route that works without
         self.owed: CookieChange | None = None  # what the commits so far made of the cookie
+        self.before_commit: tuple[Callable[[], None], ...] = ()
+        """Called by every commit before it looks for changes; typed views write theirs into the session."""
         self.forget()
 
     def forget(self) -> None:

@@ -25,26 +25,26 @@ PACKAGE = "session_middleware"
 # itself, and `folder.*` is whatever lies in the folder.
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors",),
-    1: ("values", "record"),
-    2: ("session", "policy"),
-    3: ("changes", "opening", "plan", "cookies", "events"),
-    4: ("activity", "reporting", "blocking", "backends.base", "backends"),
-    5: ("backends.memory", "backends.sql", "backends.urls", "perform", "logging"),
-    6: ("manager", "backends.sqlite", "backends.postgres", "backends.redis"),
-    7: ("cleanup", "heartbeat"),
-    8: ("asgi", "wsgi", "monitoring.*", "state.*"),
-    9: ("fastapi", "flask", "streamlit", "cli", "dashboard.*", "testing.*"),
-    10: ("__init__",),
+    1: ("values", "policy", "blocking", "loops"),
+    2: ("record",),
+    3: ("session", "cookies", "events", "backends.base", "backends"),
+    4: ("opening", "changes", "activity", "reporting"),
+    5: ("plan", "core", "logging", "backends.memory", "backends.sql", "backends.coalesce", "backends.urls"),
+    6: ("perform", "backends.sqlite", "backends.postgres", "backends.redis"),
+    7: ("operations",),
+    8: ("cleanup", "heartbeat"),
+    9: ("manager",),
+    10: ("asgi", "wsgi", "monitoring.*", "state.*"),
+    11: ("typed", "fastapi", "flask", "streamlit", "cli", "dashboard.*", "testing.*"),
+    12: ("__init__",),
 }
 
 # Imports within one floor: (importer, imported), with the reason. Files of one `folder.*` may import each
 # other; circles are found everywhere.
 SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
     {
-        ("record", "values"),  # a record is made of encoded values; `values` knows no record
-        ("session", "policy"),  # `set_expiry()` reads durations as the policy does
-        ("plan", "changes"),  # what to do with a change rests on what changed
         ("backends.urls", "backends.memory"),  # an address names a backend
+        ("fastapi", "typed"),  # a framework's file hands out typed sessions in its own idiom
     },
 )
 
@@ -63,7 +63,8 @@ LATE: frozenset[tuple[str, str]] = frozenset(
 )
 
 # The core decides and performs without knowing what drives it.
-CORE = frozenset(name for floor in range(7) for name in FLOORS[floor] if not name.startswith("backends"))
+_DRIVING = frozenset({"loops", "cleanup", "heartbeat", "backends.memory", "backends.sqlite", "backends.coalesce"})
+CORE = frozenset(name for floor in range(10) for name in FLOORS[floor]) - _DRIVING
 DRIVERS = frozenset({"anyio", "asyncio", "concurrent", "multiprocessing", "sniffio", "threading", "trio"})
 
 # Modules that turn stored bytes into code. YAML has no use here, so no need to tell its loaders apart.
@@ -174,7 +175,7 @@ def test_a_folder_may_import_within_itself_but_not_from_its_neighbour(tree: Path
 
 
 def test_an_undeclared_import_within_a_floor_is_found(tree: Path) -> None:
-    write(tree, "policy", "def late():\n    from session_middleware.session import Session")
+    write(tree, "opening", "def late():\n    from session_middleware.changes import Changes")
     assert any("SIDEWAYS" in fault for fault in floor_faults(tree))
 
 

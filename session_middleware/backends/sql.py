@@ -48,6 +48,7 @@ __all__ = [
     "Execute",
     "Operation",
     "Rows",
+    "UsagePart",
     "commit",
     "count",
     "create",
@@ -57,6 +58,7 @@ __all__ = [
     "list_user",
     "load",
     "record_of",
+    "usage_part",
 ]
 
 T = TypeVar("T")
@@ -105,7 +107,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
              bucket INTEGER NOT NULL,
              data BLOB NOT NULL
            )""",
-        "CREATE INDEX session_bucket ON session(bucket)",
+        # Begins with what a cleanup asks for; the rest lets `usage` do without the table.
+        "CREATE INDEX session_bucket ON session(bucket, status, created_at)",
         "CREATE INDEX session_user ON session(user_id, created_at) WHERE user_id IS NOT NULL",
         # `n` grows with each ending, so the oldest and the number of them are known without a scan.
         """CREATE TABLE ending(
@@ -126,52 +129,37 @@ ENDINGS_MOST = 100_000
 _BUCKET = 60.0  # seconds
 _LAST_BUCKET = 2**62  # for deadlines that never come
 _TRIMMED_AT_ONCE = 64
+_COUNTED_AT_ONCE = 10_000
 _SQLITE_PARAMETERS = 500  # below the 999 of old builds
 
-_HEADER = (
-    "id",
-    "secret",
-    "generation",
-    "version",
-    "created_at",
-    "last_seen_at",
-    "deadline",
-    "absolute_deadline",
-    "retained_until",
-    "idle_timeout",
-    "authenticated_at",
-    "cycle_due",
-    "user_id",
-    "status",
-    "priority",
-    "accepted",
-    "floors",
-    "metadata",
-    "bucket",
-)
+
+class _Header(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The columns in front of `data`, in their order. Read through it, a row is checked in one go."""
+
+    id: SessionId
+    secret: str
+    generation: int
+    version: int
+    created_at: float
+    last_seen_at: float
+    deadline: float
+    absolute_deadline: float
+    retained_until: float | None
+    idle_timeout: float | None
+    authenticated_at: float | None
+    cycle_due: float | None
+    user_id: str | None
+    status: str | None
+    priority: int
+    accepted: str
+    floors: str
+    metadata: str
+    bucket: int
+
+
+_HEADER = _Header.__struct_fields__
 _COLUMNS = (*_HEADER, "data")
 _BUCKET_AT = _HEADER.index("bucket")
-_HeaderRow = tuple[
-    SessionId,
-    str,
-    int,
-    int,
-    float,
-    float,
-    float,
-    float,
-    float | None,
-    float | None,
-    float | None,
-    float | None,
-    str | None,
-    str | None,
-    int,
-    str,
-    str,
-    str,
-    int,
-]
 
 # Only names of columns are put into these texts; values are always parameters.
 _SELECT_HEADER = f"SELECT {','.join(_HEADER)} FROM session"  # noqa: S608
@@ -197,32 +185,31 @@ def record_of(row: Sequence[Any]) -> Record:
     Raises `SessionDataError` if the row cannot be one; the values stay as they are and are not looked at.
     """
     try:
-        header = msgspec.convert(tuple(row[: len(_HEADER)]), _HeaderRow)
-        return _record_of(header, _values_of(row))
+        return _record_of(msgspec.convert(row, _Header), _values_of(row))  # `data` is one more than it takes
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
         raise SessionDataError("the stored record cannot be read; its row was left as it is") from problem
 
 
-def _record_of(header: _HeaderRow, data: Values) -> Record:
+def _record_of(header: _Header, data: Values) -> Record:
     return Record(
-        id=header[0],
-        secret=header[1],
-        generation=header[2],
-        version=header[3],
-        created_at=header[4],
-        last_seen_at=header[5],
-        deadline=header[6],
-        limit=header[7],
-        retained_until=header[8],
-        idle_timeout=header[9],
-        authenticated_at=header[10],
-        cycle_due=header[11],
-        user_id=header[12],
-        status=header[13],
-        priority=header[14],
-        accepted={} if header[15] == "{}" else _decode_accepted(header[15]),
-        floors=_decode_floors(header[16]),
-        metadata={} if header[17] == "{}" else _decode_metadata(header[17]),
+        id=header.id,
+        secret=header.secret,
+        generation=header.generation,
+        version=header.version,
+        created_at=header.created_at,
+        last_seen_at=header.last_seen_at,
+        deadline=header.deadline,
+        limit=header.absolute_deadline,
+        retained_until=header.retained_until,
+        idle_timeout=header.idle_timeout,
+        authenticated_at=header.authenticated_at,
+        cycle_due=header.cycle_due,
+        user_id=header.user_id,
+        status=header.status,
+        priority=header.priority,
+        accepted={} if header.accepted == "{}" else _decode_accepted(header.accepted),
+        floors=_decode_floors(header.floors),
+        metadata={} if header.metadata == "{}" else _decode_metadata(header.metadata),
         data=data,
     )
 
@@ -440,3 +427,25 @@ def count(execute: Execute, now: float) -> int:
         (bucket, bucket, now),
     ).fetchall()
     return int(live)
+
+
+UsagePart: TypeAlias = tuple[list[tuple[str | None, int, float]], int | None]
+
+
+def usage_part(execute: Execute, after: int | None, now: float) -> UsagePart:
+    """(status, sessions, sum of created_at) of some sessions, and where to go on: None when it was the last.
+
+    In parts, so that other readers wait for one part at most: begin with None.
+    """
+    grouped = "SELECT status, count(*), sum(created_at) FROM session WHERE"
+    start = int(now // _BUCKET) + 1
+    if after is None:  # the only rows that may have expired, and that the table must be asked about
+        rows = execute(f"{grouped} bucket<=? AND deadline>? GROUP BY status", (start, now)).fetchall()
+        return rows, start
+    ends = execute(
+        "SELECT bucket FROM session WHERE bucket>? ORDER BY bucket LIMIT 1 OFFSET ?",
+        (after, _COUNTED_AT_ONCE),
+    ).fetchall()
+    end = ends[0][0] if ends else _LAST_BUCKET
+    rows = execute(f"{grouped} bucket>? AND bucket<=? GROUP BY status", (after, end)).fetchall()
+    return rows, end if ends else None

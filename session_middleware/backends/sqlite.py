@@ -34,6 +34,7 @@ import threading
 import time
 import weakref
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +44,7 @@ import aiosqlite
 import msgspec
 
 from session_middleware.backends import sql
-from session_middleware.backends.base import Colour, EndedRecord, LoadAnswer, Port, wrong_colour
+from session_middleware.backends.base import Colour, EndedRecord, LoadAnswer, Port, Usage, wrong_colour
 from session_middleware.backends.coalesce import Lane, Outcome
 from session_middleware.backends.sql import Execute, Operation
 from session_middleware.errors import (
@@ -252,6 +253,19 @@ class _Port:
         """See `Counting.count`."""
         return await self._reading(lambda execute: sql.count(execute, now))
 
+    async def usage(self, now: float) -> Usage:
+        """See `Counting.usage`. Read in parts, so that loads go on in between."""
+        sessions, created, statuses = 0, 0.0, Counter[str]()
+        after: int | None = None
+        while True:
+            part, after = await self._reading(partial(sql.usage_part, after=after, now=now))
+            for status, number, created_sum in part:
+                sessions += number
+                created += created_sum
+                statuses.update({} if status is None else {status: number})
+            if after is None:
+                return Usage(sessions, now - created / sessions if sessions else None, dict(statuses))
+
     def _check_usable(self) -> None:
         if self._forked:
             raise WrongProcess(
@@ -267,6 +281,13 @@ class _Port:
             handle = _Handle(_open(self.place, reader=reader), _identity(self.place.path))
             self._handles = {known for known in self._handles if not known.retired} | {handle}
             return handle
+
+    def _transaction(
+        self, operations: Sequence[Operation[Any]], connection: sqlite3.Connection
+    ) -> list[Outcome]:
+        if self._wal.is_huge():  # nobody else finds the moment to copy it whole: writers wait for it now
+            self._wal.note(_copy_back(connection))
+        return _write(operations, connection)
 
     # --- forks: see the head of the file ---
 
@@ -318,7 +339,7 @@ class _BlockingPort(_Port):
         return _result(self._on_reader(partial(_read, [operation]))[0], self.place, operation)
 
     async def _writing(self, operation: Operation[T]) -> T:
-        [outcome] = self._on_writer(partial(_write, [operation]))
+        [outcome] = self._on_writer(partial(self._transaction, [operation]))
         if self._wal.is_large():
             self._copy_back()
         return _result(outcome, self.place, operation)
@@ -475,17 +496,21 @@ class _AsyncPort(_Port):
         return await self._hop("reader", partial(_read, operations))
 
     async def _serve_writers(self, operations: Sequence[Operation[Any]]) -> Sequence[Outcome]:
-        outcomes = await self._hop("writer", partial(_write, operations))
+        outcomes = await self._hop("writer", partial(self._transaction, operations))
         if self._wal.is_large():
             _ = self._lanes_here().detached(self._copy_back())
         return outcomes
 
     async def _copy_back(self) -> None:
-        rows: list[tuple[int, int, int]] = []
         pair = self._pair
+        rows: list[tuple[int, int, int]] = []
         try:
             if pair is not None:
                 rows = await _Hop(pair.reader, _copy_back)
+        except asyncio.CancelledError:  # the loop is being closed, and its worker must have answered by then
+            with contextlib.suppress(_StaleError):
+                await _Hop(cast("_Pair", pair).reader, _pass)
+            raise
         except _StaleError:  # closed meanwhile: closing copies it as well
             pass
         finally:
@@ -825,9 +850,13 @@ def _keep_forever(held: object) -> None:
 class _Wal:
     """When the write-ahead log is to be copied back into the file.
 
-    The log starts again from its beginning once all of it was copied, and is then cut to `_WAL_MOST`. Where a
-    reader holds the copying up, the next attempt comes after as much growth again.
+    The log starts again from its beginning once all of it was copied, and is then cut to `_WAL_MOST`. A
+    reader connection copies it while writers go on; under writes without a pause it never gets to the end,
+    so the writer does it where the log has grown to `_HUGE` times as much. Where an open snapshot holds the
+    copying up, the next attempt comes after as much growth again.
     """
+
+    _HUGE = 4
 
     def __init__(self, path: str) -> None:
         self._path = f"{path}-wal"
@@ -839,16 +868,25 @@ class _Wal:
         size = _size(self._path)
         if size < _WAL_MOST:
             self._most = _WAL_MOST
-        if self._copying or size <= self._most:
+        if self._copying or not self._most < size <= self._HUGE * self._most:
             return False
         self._copying = True
         return True
 
+    def is_huge(self) -> bool:
+        """Whether the writer is to copy it now, and `note` the answer."""
+        return _size(self._path) > self._HUGE * self._most
+
     def note(self, rows: Sequence[tuple[int, int, int]]) -> None:
         """Take in what `wal_checkpoint` answered: whether it was busy, pages in the log, pages copied."""
         self._copying = False
-        whole = bool(rows) and rows[0][0] == 0 and rows[0][1] == rows[0][2]
-        self._most = _WAL_MOST if whole else _size(self._path) + _WAL_MOST
+        if rows and not rows[0][0]:
+            is_whole = rows[0][1] == rows[0][2]
+            self._most = _WAL_MOST if is_whole else _size(self._path) + _WAL_MOST
+
+
+def _pass(_: sqlite3.Connection) -> None:
+    """Work that does nothing: when it is done, so is what was handed over before."""
 
 
 def _copy_back(connection: sqlite3.Connection) -> list[tuple[int, int, int]]:

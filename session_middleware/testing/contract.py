@@ -795,6 +795,16 @@ async def _retention_shortens_the_life_until_it_is_lifted(make: MakePort) -> Non
 
 
 @_case()
+async def _retention_never_lengthens_a_life(make: MakePort) -> None:
+    port = make()
+    record = await _created(port)
+    await _commit(port, Delta(retained_until=NOW + 9000))
+    _same((await _loaded(port)).deadline, record.deadline, "deadline")
+    await _commit(port, Delta(renew_to=NOW + 9000))
+    _same((await _loaded(port)).deadline, record.limit, "deadline")
+
+
+@_case()
 async def _a_clock_that_went_back_undoes_nothing(make: MakePort) -> None:
     port = make()
     await _created(port)
@@ -872,7 +882,7 @@ async def _an_ending_may_be_forgotten_after_ten_minutes_but_never_changes(make: 
         await port.delete(_id(number), now, "evicted")
         await port.delete_expired(now, 100)
         found = await port.load(_id(), now)
-        _is_true(found in {None, Ended("logout", NOW)}, f"load: found {found!r}")
+        _is_true(found in (None, Ended("logout", NOW)), f"load: found {found!r}")
         _same(await port.commit(_id(), Delta(), now), GONE)
 
 
@@ -989,6 +999,17 @@ async def _grace_starts_for_waiting_generations_below_the_admitted_one_only(make
 
 
 @_case()
+async def _a_commit_drops_generations_whose_grace_is_over(make: MakePort) -> None:
+    port = make()
+    over, waiting = Grace(30.0, NOW + 5), Grace(30.0)
+    await _created(port, generation=GENERATION + 2, accepted={GENERATION: over, GENERATION + 1: waiting})
+    await _commit(port, Delta(), now=NOW + 4)
+    _same((await _loaded(port)).accepted, {GENERATION: over, GENERATION + 1: waiting}, "accepted")
+    await _commit(port, Delta(), now=NOW + 5)
+    _same((await _loaded(port)).accepted, {GENERATION + 1: waiting}, "accepted")
+
+
+@_case()
 async def _without_grace_wins_among_due_cycles(make: MakePort) -> None:
     port = make()
     await _created(port)
@@ -1035,7 +1056,7 @@ async def _a_login_is_one_commit(make: MakePort) -> None:
 
 
 @_case()
-async def _a_user_s_sessions_are_listed_newest_first(make: MakePort) -> None:
+async def _the_sessions_of_a_user_are_listed_newest_first(make: MakePort) -> None:
     port = make()
     made = [await _created(port, n, {"n": b"%d" % n}, user_id="ada", created_at=NOW - age)
             for n, age in enumerate((30, 10, 20))]  # fmt: skip

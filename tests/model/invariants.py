@@ -69,6 +69,8 @@ class Life:
     ended_clock: float = 0.0
     ended_by: Visit | None = None
     due_at: int = 0
+    by_login: bool = False
+    """Its first write was a login: the promise of its id opens nothing."""
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class Note:
     """What is known of one request beside what the driver keeps."""
 
     presented: dict[str, int]
+    promises: frozenset[str]
     admitted: dict[str, int]
     bound: tuple[str, ...]
     saved: set[str] = field(default_factory=set)
@@ -147,7 +150,9 @@ class Ledger:
             if (record := records.get(id_)) and record.generation == generation and record.user_id
             and record.deadline > visit.clock
         )  # fmt: skip
-        self.notes[visit] = Note(presented, dict(presented), bound)
+        promises = frozenset(text.split(".")[0] for text in visit.cookies if text.endswith(".promise"))
+        ordinary = {text.split(".")[0] for text in visit.cookies if not text.endswith(".promise")}
+        self.notes[visit] = Note(presented, promises - ordinary, dict(presented), bound)
 
     def probed(self, visit: Visit) -> None:
         note = self.notes[visit]
@@ -192,6 +197,8 @@ class Ledger:
             if life.ended_at is None or life.ended_at < visit.at:
                 raise Violation(NO_COMEBACK, f"{visit} opens {id_}, which has ended")
             return
+        if id_ in note.promises and life.by_login:
+            raise Violation(BEFORE_LOGIN, f"{visit} opens {id_} with the promise that a login took")
         floor = life.floors[-1]
         if note.presented[id_] < floor[0] and (floor[1] < visit.at or len(note.presented) == 1):
             raise Violation(BEFORE_LOGIN, f"{visit} opens {id_} with a cookie below {floor[0]}")
@@ -231,6 +238,7 @@ class Ledger:
         if promised and new.generation > self.notes[visit].presented[id_]:
             promised = False
         self.lives[id_] = Life(promised, [new.generation], [(new.floors[-1], at, now)])
+        self.lives[id_].by_login = new.user_id is not None
         self.own(visit, id_, None, new, at)
 
     def deleted(self, visit: Visit | None, id_: str, old: Stored, at: int, now: float) -> None:
@@ -268,7 +276,8 @@ class Ledger:
             raise Violation(LOST_UPDATE, f"{visit} changes {differ - touched_keys(visit)} of {id_}")
         by = int(new.data.get("count", 0)) - int(old.data.get("count", 0))
         times = sum(a == ("inc", "count") for a in visit.actions)
-        if "count" in differ and "count" in new.data and not 1 <= by <= times:
+        removed = ("pop_all",) in visit.actions
+        if "count" in differ and "count" in new.data and not removed and not 1 <= by <= times:
             raise Violation(LOST_UPDATE, f"{visit} counts {id_} by {by}")
 
     def check_limit(self, visit: Visit, id_: str, old: Stored, new: Stored, now: float) -> None:

@@ -96,6 +96,7 @@ class Request:
         self.done = False
         self.opened: Opened = Anonymous()
         self.others: tuple[Record, ...] = ()
+        self.conflicts = False
         self.set_cookie: str | None = None
         self.removes = False
         self.fault: Fault = None
@@ -148,6 +149,7 @@ class Request:
         self.opened = self.tables.choose(opened)
         if isinstance(self.opened, Live | Anonymous):
             self.others = self.opened.others
+            self.conflicts = isinstance(self.opened, Anonymous)
 
     def open(self, cookie: Cookie, now: float) -> Opened:
         answer = self.call(lambda: self.store.load(cookie.id, now))
@@ -295,8 +297,9 @@ class Request:
         return max(promise.generation + 1, milliseconds(now))
 
     def end_others(self, intent: Intent, now: float) -> Steps:
-        """A login ends every other live session that the request's cookies opened."""
-        if intent.login is None:
+        """A login ends every other live session that the request's cookies opened; so does a logout when
+        they conflict (see `Tables.plan_anonymous`) and something was written after it."""
+        if intent.login is None and not (intent.ended and self.conflicts):
             return
         for record in self.others:
             yield "backend: delete"
@@ -345,7 +348,7 @@ class Request:
             else:
                 self.nothing_saved(intent, JustEnded() if answer == "GONE" else Overtaken(record))
             return
-        self.opened = Live(answer.record, answer.generation)
+        self.opened = Live(answer.record, answer.generation, saved=True)
         if plan.set_cookie:
             self.set_cookie = str(Cookie(record.id, record.secret, answer.generation))
         yield from self.end_others(intent, now)

@@ -295,12 +295,14 @@ class Cookie:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Opened. `send_again`: the client holds an older cookie. `others`: live sessions of its other cookies."""
+    """Opened. `send_again`: the client holds an older cookie. `others`: live sessions of its other cookies.
+    `saved`: the request made a commit of its own, so `admitted` is no longer what its cookie named."""
 
     record: Record
     admitted: int
     send_again: bool = False
     others: tuple[Record, ...] = ()
+    saved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +310,7 @@ class Overtaken:
     """A parallel request from before a login or a changed privilege: sees nothing, saves nothing."""
 
     record: Record
+    others: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,10 +532,12 @@ class Tables:
             if chosen is None:
                 return Anonymous("cookie_conflict", others=others)
             return replace(chosen, others=others)
-        for kind in (Overtaken, JustEnded):
-            for one in opened:
-                if isinstance(one, kind):
-                    return one
+        overtaken = [one.record for one in opened if isinstance(one, Overtaken)]
+        if overtaken:
+            return Overtaken(overtaken[0], tuple(overtaken[1:]))
+        for one in opened:
+            if isinstance(one, JustEnded):
+                return one
         promises = [one for one in opened if isinstance(one, Anonymous) and one.promise is not None]
         return promises[0] if promises else opened[0] if opened else Anonymous()
 
@@ -543,8 +548,8 @@ class Tables:
                 return self.plan_anonymous(opened, intent)
             case JustEnded():
                 return Create(intent.login) if intent.login else Nothing()
-            case Overtaken(record):
-                return self.plan_overtaken(record, intent)
+            case Overtaken():
+                return self.plan_overtaken(opened, intent)
             case Live():
                 return self.plan_live(opened, intent, now)
 
@@ -557,9 +562,12 @@ class Tables:
             return End(tuple(record.id for record in opened.others))
         return Nothing()
 
-    def plan_overtaken(self, record: Record, intent: Intent) -> Plan:
+    def plan_overtaken(self, opened: Overtaken, intent: Intent) -> Plan:
+        record = opened.record
+        if intent.ended and intent.login:
+            return Replace(intent.login, record, "logout", keep=True)
         if intent.ended:
-            return Replace(intent.login, record, "logout", keep=True) if intent.login else End((record.id,))
+            return End((record.id, *(other.id for other in opened.others)))
         return LoginConflict(record) if intent.login else Nothing()
 
     def plan_live(self, live: Live, intent: Intent, now: float) -> Plan:
@@ -613,5 +621,7 @@ class Tables:
         return None if intent.login is None else now + ABSOLUTE
 
     def grace_starts(self, live: Live) -> bool:
+        """MEND: "admitted under the generation that the commit returned" is not "came back": after an early
+        save, a request that came with the old cookie began the 30 s itself, and lost responses stayed lost."""
         waiting = live.record.accepted.items()
-        return not live.send_again and any(g < live.admitted and w.until is None for g, w in waiting)
+        return not (live.send_again or live.saved) and any(g < live.admitted and w.until is None for g, w in waiting)

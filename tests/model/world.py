@@ -21,7 +21,7 @@ from tests.model.system import Action, Fault, Handle, Response, Stored, System
 __all__ = ["Failure", "Op", "Visit", "Violation", "Watch", "World", "random_schedule", "run", "shrink"]
 
 Op: TypeAlias = tuple[object, ...]
-"""("start", who, actions) ("replay", cookie, actions) ("step", request, fault) ("arrive", response)
+"""("start", who, actions) ("whole", who, actions): a request and its response undisturbed, ("replay", cookie, actions) ("step", request, fault) ("arrive", response)
 ("lose", response) ("clock", seconds) ("plant", who, cookie, slot) ("steal", who) ("revoke", session)
 ("cleanup",) ("noise",): somebody else keeps cycling while the last probe waits."""
 
@@ -104,6 +104,8 @@ class World:
         match op:
             case ("start", str(who), tuple(actions)):
                 self.start(who, tuple(self.jars[who].values()), actions)
+            case ("whole", str(who), tuple(actions)):
+                self.put_in_jar(self.whole(who, tuple(self.jars[who].values()), actions))
             case ("replay", int(number), tuple(actions)) if self.held:
                 self.start("attacker", (self.held[number % len(self.held)],), actions)
             case ("step", int(number), fault) if self.open:
@@ -262,21 +264,35 @@ USERS = ("vera", "will")
 CLOCK_STEPS = (0.001, 0.02, 0.5, 0.5, 2.0, 2.0, 10.0, 29.0, 31.0, 31.0, 130.0, 601.0, -1.0, -0.01)
 
 
-def random_actions(random: Random, number: int) -> tuple[Action, ...]:
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """What the handlers of one schedule do. Few kinds of actions meet each other more often than many."""
+
+    kinds: tuple[int, ...]
+    late: float
+    save: float
+
+    @classmethod
+    def draw(cls, random: Random) -> Palette:
+        kinds = random.sample(range(32), random.choice((3, 5, 8, 32, 32)))
+        return cls(tuple(kinds), random.choice((0.05, 0.05, 0.5)), random.choice((0.03, 0.03, 0.3)))
+
+
+def random_actions(random: Random, palette: Palette, number: int) -> tuple[Action, ...]:
     """One to three actions of a handler, sometimes more after the response."""
-    actions = [random_action(random, number) for _ in range(random.choice((1, 1, 1, 2, 3)))]
-    if random.random() < 0.06:
+    actions = [random_action(random, palette, number) for _ in range(random.choice((1, 1, 1, 2, 3)))]
+    if random.random() < palette.save:
         actions.insert(random.randrange(len(actions) + 1), ("save",))
     if random.random() < 0.03:
         actions.append(("crash",))
-    elif random.random() < 0.08:
-        actions += [("late",), random_action(random, number + 1000)]
+    elif random.random() < palette.late:
+        actions += [("late",), random_action(random, palette, number + 1000)]
     return tuple(actions)
 
 
-def random_action(random: Random, number: int) -> Action:
+def random_action(random: Random, palette: Palette, number: int) -> Action:
     """`number` makes values and some keys the request's own."""
-    match random.randrange(32):
+    match random.choice(palette.kinds):
         case 0 | 1 | 2:
             return ("read",)
         case 3 | 4 | 5 | 6:
@@ -314,18 +330,22 @@ def random_action(random: Random, number: int) -> Action:
 def random_schedule(random: Random, length: int = 60) -> list[Op]:
     """Moves; mostly steps, so that requests overlap but finish."""
     ops: list[Op] = [("noise",)] if random.random() < 0.3 else []
-    ops.append(("start", random.choice(BROWSERS), (("write", "a", "first"),)))
-    return ops + [random_op(random, number) for number in range(random.randrange(10, length))]
+    palette = Palette.draw(random)
+    for number in range(random.choice((0, 1, 2, 2))):
+        first: Action = random.choice((("write", "a", f"first{number}"), ("login", random.choice(USERS)), ("read",)))
+        ops.append(("whole", random.choice(("victim", "attacker")), (first,)))
+    return ops + [random_op(random, palette, number) for number in range(random.randrange(10, length))]
 
 
-def random_op(random: Random, number: int) -> Op:
+def random_op(random: Random, palette: Palette, number: int) -> Op:
     match random.randrange(100):
         case n if n < 14:
-            return ("start", random.choice(("victim", "victim", "victim", "other")), random_actions(random, number))
+            who = random.choice(("victim", "victim", "victim", "other"))
+            return ("start", who, random_actions(random, palette, number))
         case n if n < 19:
-            return ("start", "attacker", random_actions(random, number))
+            return ("start", "attacker", random_actions(random, palette, number))
         case n if n < 24:
-            return ("replay", random.randrange(64), random_actions(random, number))
+            return ("replay", random.randrange(64), random_actions(random, palette, number))
         case n if n < 63:
             fault = random.choice(("before", "after")) if random.random() < 0.02 else None
             return ("step", random.randrange(64), fault)
