@@ -30,10 +30,10 @@ def open_with(
     if not compare_digest(secret, answer.secret) or generation > answer.generation:
         return Fresh(), "unknown_generation"
     if generation == answer.generation:
-        return Live(answer, generation), None
+        return Live(answer, generation, came_back=True), None
     grace = answer.accepted.get(generation)
     if grace is not None and (grace.until is None or now < grace.until):
-        return Live(answer, generation), None
+        return Live(answer, generation, came_back=True), None
     if _was_overtaken(answer, generation, now):
         return Overtaken(answer), None
     return Fresh(), "superseded_cookie"

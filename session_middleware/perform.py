@@ -144,14 +144,14 @@ class Performer:
         *failed*: the response is 500 or above. Raises `SessionDataError` for values that cannot be held and
         `BackendError` if the backend failed; both were reported.
         """
-        failed = failed and not session.life.policy.save_on_error
+        failed = session.life.failed = failed and not session.life.policy.save_on_error
         plan = self._planned(session, now, lambda: self._plan(session, now, failed=failed))
         if plan is not NOTHING:
             await self._carry_out(session, plan, now)
 
     async def commit_late(self, session: Session, now: float, *, failed: bool = False) -> None:
         """The same after the response has left: what can still be saved is saved, the rest is reported."""
-        failed = failed and not session.life.policy.save_on_error
+        failed = session.life.failed or (failed and not session.life.policy.save_on_error)
         if failed and not session.life.ended:
             return
         plan = self._planned(session, now, lambda: self._plan_late(session, now))
@@ -194,8 +194,8 @@ class Performer:
                 await self._end(session, plan, now)
             case Relogin(id_):
                 await self._refused(session, await self._load(id_, now), now)
-            case Keep(record):
-                self._keep(session, record, now)
+            case Keep(record, lost):
+                self._keep(session, record, lost, now)
             case Lost(id_, keys, reason):
                 self._lose(session, id_, keys, reason, now)
             case Nothing():
@@ -283,7 +283,8 @@ class Performer:
             self._lose(session, plan.old, tuple(sorted(record.data)), "gone", now)
             return
         if alive:
-            self._emit("session_deleted", plan.old, session.user_id, now, reason=plan.reason)
+            former = None if (old := session.life.record) is None else old.user_id
+            self._emit("session_deleted", plan.old, former, now, reason=plan.reason)
         self._settle_new(session, record, now)
         await self._end_others(plan.also_end, now)
 
@@ -306,12 +307,11 @@ class Performer:
             if await self.port.delete(id_, now, "superseded"):
                 self._emit("session_deleted", id_, None, now, reason="superseded")
 
-    def _keep(self, session: Session, record: Record, now: float) -> None:
-        keys = tuple(sorted(changes_of(session).keys()))
+    def _keep(self, session: Session, record: Record, lost: tuple[str, ...], now: float) -> None:
         self._settle(session, Live(record, record.generation), _shown(session))
         session.life.owed = _cookie_of(record)
-        if keys:
-            self._not_saved(session, record.id, keys, "superseded", now)
+        if lost:
+            self._not_saved(session, record.id, lost, "superseded", now)
 
     def _lose(
         self, session: Session, id_: SessionId | None, keys: tuple[str, ...], reason: str, now: float
@@ -335,6 +335,7 @@ class Performer:
         session.modified = False
 
     def _settle_new(self, session: Session, record: Record, now: float) -> None:
+        _show_only(session, record.data)
         self._settle(session, Live(record, record.generation), record.data)
         session.life.others = ()
         session.life.owed = None if session.life.late else _cookie_of(record)
@@ -410,6 +411,13 @@ def _write_back(session: Session) -> None:
 
 def _cookie_of(record: Record) -> SetCookie:
     return SetCookie(record.id, record.secret, record.generation, record.deadline)
+
+
+def _show_only(session: Session, values: Values) -> None:
+    """What a former session held is not the new one's, and counters begin anew with it."""
+    for name in [name for name in dict.keys(session) if name not in values]:
+        dict.__delitem__(session, name)
+    dict.update(session, session.life.increments or {})
 
 
 def _shown(session: Session) -> Values:

@@ -86,6 +86,7 @@ class Keep(NamedTuple):
     """The same user is signed in already (a double click): set the current cookie, change nothing."""
 
     record: Record
+    lost: tuple[str, ...] = ()  # keys that say something else than the session does
 
 
 class Lost(NamedTuple):
@@ -153,7 +154,7 @@ def plan_refused(session: Session, answer: Record | Ended | None, now: float, mi
         id_ = answer.id if isinstance(answer, Record) else session.id
         return _lost(id_, changes, "gone" if gone else "superseded", even_if_empty=True)
     if isinstance(answer, Record) and answer.user_id == user:
-        return Keep(answer)
+        return Keep(answer, _missing(changes, answer))
     record = new_record(session, changes.alone(), user, now, mint)
     if isinstance(answer, Record) and answer.user_id is None:
         return Swap(record, answer.id, "superseded", also_end=_others(session))
@@ -264,7 +265,7 @@ def _delta_of(
     own = record.idle_timeout if life.expiry is UNSET else life.expiry
     expire_at = None if life.expiry is UNSET else min(now + life.policy.idle(own), limit or record.limit)
     renew_to = None if expire_at is not None else _renewal(life, record, limit, now)
-    waiting = any(g < opening.admitted and grace.until is None for g, grace in record.accepted.items())
+    waits = any(g < opening.admitted and grace.until is None for g, grace in record.accepted.items())
     authenticated: float | None | UnsetType = UNSET if user is UNSET else (None if user is None else now)
     return Delta(
         set=changes.assigned,
@@ -279,7 +280,7 @@ def _delta_of(
         metadata=UNSET if life.metadata is None or life.metadata == record.metadata else life.metadata,
         cycle=cycle,
         cycle_due=cycle_due,
-        start_grace=waiting,
+        start_grace=opening.came_back and waits,
         admitted=opening.admitted,
         seen_at=None if life.passive else now,
     )
@@ -322,6 +323,12 @@ def new_record(
 
 def _others(session: Session) -> tuple[SessionId, ...]:
     return tuple(record.id for record in session.life.others)
+
+
+def _missing(changes: Changes, record: Record) -> tuple[str, ...]:
+    """The keys of *changes* that *record* does not hold so."""
+    unequal = {name for name, value in changes.assigned.items() if record.data.get(name) != value}
+    return tuple(sorted({*unequal, *changes.counted, *(record.data.keys() & changes.unset)}))
 
 
 def _lost(

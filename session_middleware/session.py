@@ -9,6 +9,7 @@ Verbs only note what was asked; everything takes effect at commit. Nothing here 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from typing import Any, NamedTuple, Self, TypeAlias, cast
 
 from session_middleware.errors import BackendUnavailable, ConfigurationError, ResponseStartedError, SessionDataError
@@ -49,6 +50,8 @@ class Live(NamedTuple):
     admitted: int
     promised: bool = False
     """Opened by a promise cookie, which the next response replaces."""
+    came_back: bool = False
+    """The visitor's own cookie named `admitted`, so the older ones that wait for that may run out."""
 
 
 class Overtaken(NamedTuple):
@@ -95,6 +98,7 @@ class Life:
         "degraded",
         "ended",
         "expiry",
+        "failed",
         "increments",
         "late",
         "loaded",
@@ -117,6 +121,7 @@ class Life:
         self.others: tuple[Record, ...] = ()
         """Further live sessions that the request's cookies opened; a login ends them."""
         self.late = False  # the response has left
+        self.failed = False  # with a status of 500 or above: nothing is saved any more
         self.passive = False  # the route is no activity: nothing is renewed
         self.degraded = False  # the backend is down, on a route that works without
         self.owed: CookieChange | None = None  # what the commits so far made of the cookie
@@ -231,7 +236,8 @@ class Session(dict[str, JsonValue]):
     def metadata(self) -> dict[str, JsonValue]:
         """What is kept beside the values (client, conversation); changes are saved like values."""
         if self.life.metadata is None:
-            self.life.metadata = {} if (record := self.life.record) is None else dict(record.metadata)
+            record = self.life.record
+            self.life.metadata = {} if record is None else deepcopy(dict(record.metadata))
         return self.life.metadata
 
     @property

@@ -993,7 +993,9 @@ def _prepare_reader(connection: sqlite3.Connection) -> None:
 
 
 def _prepare_writer(connection: sqlite3.Connection, place: _Place) -> None:
+    connection.execute("BEGIN")  # one snapshot: another process may be migrating
     version = _checked_version(connection, place)
+    connection.execute("COMMIT")
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()  # heeded before the first table only
     [(mode,)] = connection.execute("PRAGMA journal_mode=WAL").fetchall()
     if mode != "wal":

@@ -11,13 +11,13 @@ import pytest
 
 pytest.importorskip("starsessions", reason="a peer of the benchmarks: pip install -e '.[dev]'")
 
-from session_middleware import SessionMiddleware  # noqa: E402  (the peers decide whether any of this can run)
-from tests.benchmarks import apps  # noqa: E402
-from tests.benchmarks.checks import ClaimError, check  # noqa: E402
-from tests.benchmarks.measure import Effort, Samples, Spread, measure, ratio  # noqa: E402
-from tests.benchmarks.micro import Pair, measure_steps  # noqa: E402
-from tests.benchmarks.report import BEGIN, END, Crowd, Figures, as_json, as_markdown, written_into  # noqa: E402
-from tests.benchmarks.traffic import Browser, exchange, running  # noqa: E402
+from session_middleware import SessionMiddleware
+from tests.benchmarks import apps
+from tests.benchmarks.checks import ClaimError, check
+from tests.benchmarks.measure import Effort, Samples, Spread, measure, ratio
+from tests.benchmarks.micro import Pair, measure_steps
+from tests.benchmarks.report import BEGIN, END, Crowd, Figures, as_json, as_markdown, written_into
+from tests.benchmarks.traffic import Browser, exchange, running
 
 KEY = "k" * 40
 ONCE = Effort(rounds=2, requests=2)
