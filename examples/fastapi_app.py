@@ -1,10 +1,9 @@
-"""Sessions under FastAPI. Run: `uvicorn examples.fastapi_app:app`, then look at /docs."""
+"""Sessions under FastAPI. Run: `uvicorn examples.fastapi_app:app`, then try it under /docs."""
 
 import os
 
 import msgspec
-from fastapi import Body, FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi import FastAPI
 
 from session_middleware import SessionManager, SessionMiddleware
 from session_middleware.fastapi import CurrentSession, CurrentUser, RequiredUser, TypedSession
@@ -17,31 +16,27 @@ app = FastAPI(title="A shop with sessions")
 app.add_middleware(SessionMiddleware, manager=manager)
 
 
-class Item(msgspec.Struct):
-    name: str
-    count: int = 1
+class Line(msgspec.Struct):
+    """One line of a cart."""
+
+    count: int = 0
 
 
 class Shop(msgspec.Struct):
-    """What a session holds here, typed. Each field is one key of the session."""
+    """What a session holds here, typed: each field is one key of it."""
 
     visits: int = 0
-    cart: list[Item] = []
-
-
-@app.get("/", include_in_schema=False)
-def index() -> RedirectResponse:
-    return RedirectResponse("/docs")
+    cart: dict[str, Line] = {}
 
 
 @app.get("/me")
 async def me(user: CurrentUser, shop: TypedSession[Shop]) -> dict[str, object]:
     shop.visits += 1
-    return {"user": user, "visits": shop.visits, "cart": msgspec.to_builtins(shop.cart)}
+    return {"user": user, "visits": shop.visits, "cart": counts(shop)}
 
 
-@app.post("/login")
-async def login(session: CurrentSession, user: str = Body(embed=True, min_length=1)) -> dict[str, str]:
+@app.post("/login/{user}")
+async def login(user: str, session: CurrentSession) -> dict[str, str]:
     session.login(user)  # your app checks a password first
     return {"user": user}
 
@@ -52,14 +47,10 @@ async def logout(session: CurrentSession) -> dict[str, None]:
     return {"user": None}
 
 
-@app.post("/cart")
-def add_to_cart(shop: TypedSession[Shop], name: str = Body(embed=True)) -> dict[str, int]:
-    found = next((item for item in shop.cart if item.name == name), None)
-    if found is None:
-        shop.cart.append(Item(name))
-    else:
-        found.count += 1  # nested changes are saved like any other
-    return {item.name: item.count for item in shop.cart}
+@app.post("/cart/{name}")
+def add_to_cart(name: str, shop: TypedSession[Shop]) -> dict[str, int]:
+    shop.cart.setdefault(name, Line()).count += 1  # nested changes are saved like any other
+    return counts(shop)
 
 
 @app.get("/devices")
@@ -71,3 +62,7 @@ async def devices(user: RequiredUser, session: CurrentSession) -> list[dict[str,
 @app.delete("/devices")
 async def sign_out_elsewhere(user: RequiredUser, session: CurrentSession) -> dict[str, int]:
     return {"signed_out": await manager.delete_user_sessions(user, keep=[session])}
+
+
+def counts(shop: Shop) -> dict[str, int]:
+    return {name: line.count for name, line in shop.cart.items()}

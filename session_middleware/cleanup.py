@@ -25,7 +25,7 @@ class Cleanup:
         self.interval = interval
         self._stop: Callable[[], None] | None = None
         self._failures = 0
-        self._clocks = (0.0, 0.0)
+        self._clocks = self._read_clocks()
 
     @property
     def is_active(self) -> bool:
@@ -45,7 +45,7 @@ class Cleanup:
             self._stop = None
 
     async def run_once(self) -> None:
-        """One run, unless the wall clock jumped: then nothing is deleted on its word, and operators hear of it.
+        """One run, unless the wall clock jumped: then nothing is deleted on its word, and an event says so.
 
         Never raises for a backend that failed; the next runs come later the more often that happens.
         """

@@ -1,5 +1,7 @@
 """Keeps held sessions from idling out, and finds the sockets whose session was ended elsewhere.
 
+Reading order: `Heartbeat.round` (what is done), `ensure` and `hurry` (when), then asyncio and trio.
+
 There is no task for it while nothing is in flight: a timer of the event loop starts a round of it, and is set
 again only while some request holds a session. Each event loop has its own.
 """
@@ -7,17 +9,19 @@ again only while some request holds a session. Each event loop has its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
+import contextlib
+from typing import Any, Protocol, runtime_checkable
 
 from session_middleware.activity import ActiveRequest
 from session_middleware.core import Core
 from session_middleware.errors import SessionError
-from session_middleware.loops import running_library, sleep, spawn
+from session_middleware.loops import at_most, running_library, spawn
 from session_middleware.operations import Operations
+from session_middleware.session import JustEnded, Overtaken, Session
 
 __all__ = ["Heartbeat", "Revocable"]
+
+_SHORTEST_PAUSE = 0.01  # seconds: with `max_age=0` sessions are over at once, and rounds must not spin
 
 
 @runtime_checkable
@@ -36,30 +40,14 @@ class Heartbeat:
         self._core = core
         self._operations = operations
         self._interval = interval
-        self._beating: WeakKeyDictionary[object, Callable[[], None]] = WeakKeyDictionary()
+        self._here: asyncio.AbstractEventLoop | None = None  # the loop that was seen to beat last
+        self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle | None] = {}  # None: a round runs
+        self._trio: dict[Any, Any] = {}  # by trio's token of the run: the event that begins a round at once
 
-    def ensure(self) -> None:
-        """Let the rounds go on in the event loop that runs now."""
-        library = running_library()
-        if library == "trio":
-            self._ensure_trio()
-        elif library == "asyncio":
-            loop = asyncio.get_running_loop()
-            if loop not in self._beating:
-                self._beating[loop] = loop.call_later(self.pause(), self._beat, loop).cancel
-
-    def pause(self) -> float:
-        """Seconds until the next round: soon enough for the shortest idle timeout that is held."""
-        policy = self._core.policy
-        owns = [policy.idle_timeout]
-        for request in self._core.activity:
-            record = None if request.held is None else request.held.life.record
-            if record is not None:
-                owns.append(policy.idle(record.idle_timeout))
-        return min(self._interval, min(owns) / 6)
+    # --- what is done ---
 
     async def round(self) -> None:
-        """Renew what is due; close the sockets whose session is gone. A backend that is down is asked again."""
+        """Renew what is due; close the sockets whose session is gone. A backend that is down is asked later."""
         now = self._core.clock()
         for request in list(self._core.activity):
             try:
@@ -71,39 +59,112 @@ class Heartbeat:
         session = request.held
         if session is None:
             return
-        if isinstance(request, Revocable) and not await self._operations.is_still_open(session, now):
-            await request.revoke()
-            return
-        if not await self._operations.hold_on(session, now) and isinstance(request, Revocable):
+        if not isinstance(request, Revocable):
+            await self._operations.hold_on(session, now)
+        elif not (await self._is_still_open(session, now) and await self._operations.hold_on(session, now)):
             await request.revoke()
 
+    async def _is_still_open(self, session: Session, now: float) -> bool:
+        if isinstance(session.life.opening, Overtaken | JustEnded):  # a commit of its own has found out
+            return False
+        return await self._operations.is_still_open(session, now)
+
+    # --- when ---
+
+    def ensure(self) -> None:
+        """Let the rounds go on in the event loop that runs now."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._ensure_trio()
+            return
+        if loop is not self._here:
+            self._ensure_asyncio(loop)
+
+    def hurry(self) -> None:
+        """A session with an idle timeout of its own is held from now on. May be called from any thread."""
+        for loop in list(self._timers):
+            with contextlib.suppress(RuntimeError):  # closed
+                loop.call_soon_threadsafe(self._set_timer_again, loop)
+        for token, event in list(self._trio.items()):
+            with contextlib.suppress(RuntimeError):  # trio's run is over
+                token.run_sync_soon(event.set)
+
+    def pause(self) -> float:
+        """Seconds until the next round: soon enough for the shortest idle timeout that is held."""
+        policy = self._core.policy
+        owns = [policy.idle_timeout]
+        for request in self._core.activity:
+            record = None if request.held is None else request.held.life.record
+            if record is not None:
+                owns.append(policy.idle(record.idle_timeout))
+        return max(_SHORTEST_PAUSE, min(self._interval, min(owns) / 6))
+
+    async def _bounded_round(self) -> None:
+        # A backend that hangs would else end the rounds for good.
+        await at_most(self._interval, self.round())
+
+    # --- asyncio ---
+
+    def _ensure_asyncio(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop not in self._timers:
+            for known in [known for known in self._timers if known.is_closed()]:
+                self._timers.pop(known, None)
+            self._set_timer(loop)
+        self._here = loop
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timers[loop] = loop.call_later(self.pause(), self._beat, loop)
+
+    def _set_timer_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        timer = self._timers.get(loop)
+        if timer is not None:
+            timer.cancel()
+            self._set_timer(loop)
+
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._beating.pop(loop, None)
         if len(self._core.activity):
-            self._beating[loop] = spawn(self._round_and_again)
+            self._timers[loop] = None
+            spawn(self._round_and_again)
+        else:
+            self._rest(loop)
+
+    def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timers.pop(loop, None)
+        if self._here is loop:
+            self._here = None
 
     async def _round_and_again(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await self.round()
+            await self._bounded_round()
         finally:
-            self._beating.pop(loop, None)
             if len(self._core.activity):
-                self.ensure()
+                self._set_timer(loop)
+            else:
+                self._rest(loop)
+
+    # --- trio ---
 
     def _ensure_trio(self) -> None:
+        if running_library() != "trio":
+            return
         import trio  # noqa: PLC0415  (it runs, so it is there)
 
         token = trio.lowlevel.current_trio_token()
-        if token not in self._beating:
-            self._beating[token] = spawn(self._rounds_under_trio)
+        if token not in self._trio:
+            self._trio[token] = trio.Event()
+            spawn(self._rounds_under_trio)
 
     async def _rounds_under_trio(self) -> None:
         import trio  # noqa: PLC0415  (it runs, so it is there)
 
+        token = trio.lowlevel.current_trio_token()
         try:
             while len(self._core.activity):
-                await sleep(self.pause())
-                await self.round()
+                with trio.move_on_after(self.pause()):
+                    await self._trio[token].wait()
+                self._trio[token] = trio.Event()
+                await self._bounded_round()
         finally:
-            self._beating.pop(trio.lowlevel.current_trio_token(), None)
+            self._trio.pop(token, None)

@@ -1,19 +1,21 @@
 """What differs between asyncio, trio and plain threads, in one place.
 
-Nothing below a port or an entrance knows of event loops. Here: to sleep, to run something beside a request, and
-to let something finish although the one who waits for it is cancelled.
+Nothing below a port or an entrance knows of event loops. Here: to sleep, to run something beside a request,
+and to let something finish although the one who waits for it is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeVar
 
 from session_middleware.errors import BackendUnavailable
+from session_middleware.outage import Outage
 
-__all__ = ["Finisher", "running_library", "sleep", "spawn"]
+__all__ = ["Finisher", "at_most", "running_library", "sleep", "spawn"]
 
 T = TypeVar("T")
 _background: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
@@ -35,6 +37,17 @@ async def sleep(seconds: float) -> None:
         await sys.modules["trio"].sleep(seconds)
     else:
         await asyncio.sleep(seconds)
+
+
+async def at_most(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Run *work*, but cancel it when *seconds* have passed."""
+    if running_library() == "trio":
+        with sys.modules["trio"].move_on_after(seconds):
+            await work
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await work
 
 
 def spawn(work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -69,12 +82,13 @@ class Finisher:
     """Lets operations finish although whoever waits for them is cancelled, and waits only so long.
 
     A started commit completes when the client disconnects: it is a task of its own, held here, and shutdown
-    waits for it.
+    waits for it. `outage` is what these operations, and those of a backend that needs no waiting, have met.
     """
 
     def __init__(self, timeout: float) -> None:
-        """*timeout*: seconds to wait for one operation; it goes on in the background when they have passed."""
+        """*timeout*: seconds to wait for one operation; after that it goes on in the background."""
         self.timeout = timeout
+        self.outage = Outage()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def finish(self, operation: Coroutine[Any, Any, T]) -> T:
@@ -107,7 +121,8 @@ class Finisher:
         raise self._too_slow()
 
     def _too_slow(self) -> BackendUnavailable:
-        return BackendUnavailable(f"the backend took longer than backend_timeout={self.timeout} s", unknown=True)
+        message = f"the backend took longer than backend_timeout={self.timeout} s"
+        return BackendUnavailable(message, unknown=True)
 
 
 def _trio_now() -> float:

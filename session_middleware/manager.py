@@ -14,7 +14,7 @@ from dataclasses import fields
 from datetime import timedelta
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from session_middleware.activity import ActiveRequest, Activity
 from session_middleware.backends.base import Backend, Colour, Counting, wrong_colour
@@ -29,16 +29,48 @@ from session_middleware.heartbeat import Heartbeat
 from session_middleware.loops import Finisher
 from session_middleware.operations import Operations
 from session_middleware.perform import Performer
-from session_middleware.policy import Policy, seconds
+from session_middleware.policy import Duration, Policy, PolicyOptions, seconds
 from session_middleware.record import SessionId
 from session_middleware.reporting import Reporter
 from session_middleware.session import Session
 
-__all__ = ["Blocking", "SessionManager", "get_session_manager", "initialize_session_manager"]
+__all__ = ["Blocking", "CookieOptions", "ManagerOptions", "SessionManager", "get_session_manager", "initialize_session_manager"]
 
 _COOKIE_OPTIONS = tuple(field.name for field in fields(CookieSettings))
 _STRANGER = 600.0  # seconds for which an unknown cookie tells of another process rather than of an old session
 _DRAIN_STEP = 0.05  # seconds
+
+
+class CookieOptions(TypedDict, total=False):
+    """The options of `CookieSettings` as arguments."""
+
+    session_cookie: str
+    max_age: int | timedelta | None
+    path: str
+    same_site: Literal["lax", "strict", "none"]
+    https_only: bool | None
+    domain: str | None
+    partitioned: bool
+
+
+class ManagerOptions(PolicyOptions, total=False):
+    """What an entrance hands on to the manager it makes: every option but the backend, the key and the cookie."""
+
+    fallback_keys: Sequence[object]
+    policy: Policy | None
+    cleanup_interval: Duration
+    backend_timeout: Duration
+    check_interval: Duration
+    max_concurrent_requests: int | None
+    max_requests_per_session: int | None
+    log: bool
+    log_context: bool
+    clock: Callable[[], float]
+    monotonic: Callable[[], float]
+
+
+class _OtherOptions(CookieOptions, PolicyOptions, total=False):
+    """Those that `SessionManager` only hands on."""
 
 
 class SessionManager(Operations):
@@ -69,19 +101,20 @@ class SessionManager(Operations):
         secret_key: object = None,
         fallback_keys: Sequence[object] = (),
         policy: Policy | None = None,
-        cleanup_interval: float | timedelta = 300.0,
-        backend_timeout: float | timedelta = 5.0,
-        check_interval: float | timedelta = 30.0,
+        cleanup_interval: Duration = 300.0,
+        backend_timeout: Duration = 5.0,
+        check_interval: Duration = 30.0,
         max_concurrent_requests: int | None = None,
         max_requests_per_session: int | None = None,
         log: bool = True,
         log_context: bool = True,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        **options: Any,
+        **options: Unpack[_OtherOptions],
     ) -> None:
-        self.cookie = CookieSettings(**{name: options.pop(name) for name in _COOKIE_OPTIONS if name in options})
-        chosen = Policy.of(options, max_age=self.cookie.max_age, base=policy)
+        named: dict[str, Any] = dict(options)
+        self.cookie = CookieSettings(**{name: named.pop(name) for name in _COOKIE_OPTIONS if name in named})
+        chosen = Policy.of(named, max_age=self.cookie.max_age, base=policy)
         self._codec = None if secret_key is None else CookieCodec(self.cookie, secret_key, fallback_keys)
         self.backend_timeout = seconds("backend_timeout", backend_timeout)
         self.max_concurrent_requests = _limit("max_concurrent_requests", max_concurrent_requests)

@@ -83,7 +83,7 @@ def _rank(opening: Opening) -> tuple[int, str]:
 
 
 def _opened_late(id_: SessionId, ended: Ended, now: float) -> Opening:
-    if ended.reason in _PARALLEL and 0 <= now - ended.at < JUST_NOW:
+    if ended.reason in _PARALLEL and _just_now(ended.at, now):
         return JustEnded(id_, ended.reason)
     return Fresh(ended_because=ended.reason)
 
@@ -92,4 +92,9 @@ def _was_overtaken(record: Record, generation: int, now: float) -> bool:
     if not record.floors or generation < record.floors[0] or generation >= record.floor:
         return False
     first_above = min(floor for floor in record.floors if floor > generation)
-    return 0 <= now - first_above / 1000 < JUST_NOW
+    return _just_now(first_above / 1000, now)
+
+
+def _just_now(then: float, now: float) -> bool:
+    """Less than 30 s ago, or ahead: a request reads its clock, then its load meets what happened meanwhile."""
+    return abs(now - then) < JUST_NOW

@@ -141,9 +141,10 @@ class Operations:
             if not isinstance(record, Record) or record.user_id != user_text(user_id):
                 self._emit("session_deletion_failed", _shown(session_id), None, now, reason="not_found")
                 return False
+        owner = None if user_id is None else user_text(user_id)
         alive = await self._port.delete(self._id(session_id), now, reason)
         if alive:
-            self._emit("session_deleted", session_id, None, now, reason=reason)
+            self._emit("session_deleted", session_id, owner, now, reason=reason)
         else:
             self._emit("session_deletion_failed", _shown(session_id), None, now, reason="not_found")
         return alive

@@ -283,24 +283,29 @@ class Performer:
             self._lose(session, plan.old, tuple(sorted(record.data)), "gone", now)
             return
         if alive:
-            former = None if (old := session.life.record) is None else old.user_id
-            self._emit("session_deleted", plan.old, former, now, reason=plan.reason)
+            self._emit("session_deleted", plan.old, _owner(session.life, plan.old), now, reason=plan.reason)
         self._settle_new(session, record, now)
         await self._end_others(plan.also_end, now)
 
     async def _end(self, session: Session, plan: End, now: float) -> None:
-        user_id = None if (record := session.life.record) is None else record.user_id
-        alive = await self.port.delete(plan.id, now, "logout", by=user_id)
+        alive = [await self._end_one(session.life, id_, now) for id_ in (plan.id, *plan.others)]
         overtaken = isinstance(session.life.opening, Overtaken)
-        if alive:
-            self._emit("session_deleted", plan.id, user_id, now, reason="logout")
-        else:
-            self._emit("session_deletion_failed", plan.id, user_id, now, reason="not_found")
-        self._settle(session, JustEnded(plan.id, "logout") if overtaken else Fresh(), NO_VALUES)
-        if alive and not session.life.late:
+        shown = _shown(session) if plan.lost else NO_VALUES
+        self._settle(session, JustEnded(plan.id, "logout") if overtaken else Fresh(), shown)
+        session.life.others = ()
+        if any(alive) and not session.life.late:
             session.life.owed = RemoveCookie()
         if plan.lost:
             self._not_saved(session, plan.id, plan.lost, plan.why_lost, now)
+
+    async def _end_one(self, life: Life, id_: SessionId, now: float) -> bool:
+        by = None if life.record is None else life.record.user_id
+        alive = await self.port.delete(id_, now, "logout", by=by)
+        if alive:
+            self._emit("session_deleted", id_, _owner(life, id_), now, reason="logout")
+        else:
+            self._emit("session_deletion_failed", id_, _owner(life, id_), now, reason="not_found")
+        return alive
 
     async def _end_others(self, ids: Iterable[SessionId], now: float) -> None:
         for id_ in ids:
@@ -407,6 +412,12 @@ def session_id_of(opening: Opening) -> SessionId | None:
 def _write_back(session: Session) -> None:
     for write_back in session.life.before_commit:
         write_back()
+
+
+def _owner(life: Life, id_: SessionId) -> str | None:
+    """The user of one of the sessions that this request's cookies opened."""
+    opened = [life.opening.record] if isinstance(life.opening, Live | Overtaken) else []
+    return next((record.user_id for record in (*opened, *life.others) if record.id == id_), None)
 
 
 def _cookie_of(record: Record) -> SetCookie:

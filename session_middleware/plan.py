@@ -59,11 +59,12 @@ class Write(NamedTuple):
 
 
 class End(NamedTuple):
-    """Delete this session (`logout`) and remove its cookie if it was alive. `lost`: keys written too late."""
+    """Delete this session (`logout`) and `others`; remove the cookie if one was alive. `lost`: keys written too late."""
 
     id: SessionId
     lost: tuple[str, ...] = ()
     why_lost: str = ""
+    others: tuple[SessionId, ...] = ()
 
 
 class Swap(NamedTuple):
@@ -112,7 +113,7 @@ def plan_commit(
     life = session.life
     opening = life.opening
     if failed:
-        return _plan_ending(opening) if life.ended else NOTHING
+        return _plan_ending(life) if life.ended else NOTHING
     changes = changes_of(session)
     match opening:
         case Live(record) if not life.ended:
@@ -122,7 +123,7 @@ def plan_commit(
         case Fresh():
             return _plan_fresh(session, changes, now, mint)
         case Overtaken(record):
-            return _plan_overtaken(session, record.id, changes)
+            return _plan_overtaken(session, record.id, changes, now, mint)
         case JustEnded(id_):
             return _plan_just_ended(session, id_, changes, now, mint)
 
@@ -131,12 +132,12 @@ def plan_late(session: Session, now: float, mint: Mint) -> Plan:
     """The same once the response has left: no cookie can follow, so a cycle waits for the next response."""
     life, changes = session.life, changes_of(session)
     match life.opening:
-        case Live(record) if life.ended:
-            return End(record.id, tuple(sorted(changes.keys())), "response_started")
+        case _ if life.ended and (plan := _plan_ending(life)) is not NOTHING:
+            return plan._replace(lost=tuple(sorted(changes.keys())), why_lost="response_started")
         case Live(record):
             return _plan_live_late(session, life.opening, changes, now)
         case Overtaken(record):
-            return _plan_overtaken(session, record.id, changes)
+            return _lost(record.id, changes, "superseded")
         case JustEnded(id_):
             return _lost(id_, changes, "ended")
         case Fresh(promised=None):
@@ -161,19 +162,24 @@ def plan_refused(session: Session, answer: Record | Ended | None, now: float, mi
     return Create(record, also_end=_others(session))
 
 
-def _plan_ending(opening: Opening) -> Plan:
-    return End(opening.record.id) if isinstance(opening, Live | Overtaken) else NOTHING
+def _plan_ending(life: Life) -> End | Nothing:
+    """The end of the session; where several conflict, of all that the cookies opened."""
+    if isinstance(life.opening, Live | Overtaken):
+        return End(life.opening.record.id)
+    ids = tuple(record.id for record in life.others)
+    return End(ids[0], others=ids[1:]) if ids else NOTHING
 
 
 def _plan_fresh(session: Session, changes: Changes, now: float, mint: Mint) -> Plan:
     user = login_of(session, changes)
     wrote = bool(changes.assigned or changes.counted)
+    life = session.life
     if not (wrote or isinstance(user, str)):
-        return NOTHING
-    promised = session.life.opening.promised if isinstance(session.life.opening, Fresh) else None
-    minted = mint if promised is None or session.life.ended else lambda: promised
+        return _plan_ending(life) if life.ended else NOTHING
+    promised = life.opening.promised if isinstance(life.opening, Fresh) else None
+    minted = mint if promised is None or life.ended else lambda: promised
     record = new_record(session, changes.alone(), user or None, now, minted)
-    return Create(record, also_end=_others(session) if isinstance(user, str) else ())
+    return Create(record, also_end=_others(session) if life.ended or isinstance(user, str) else ())
 
 
 def _plan_ended(session: Session, old: Record, changes: Changes, now: float, mint: Mint) -> Plan:
@@ -185,12 +191,13 @@ def _plan_ended(session: Session, old: Record, changes: Changes, now: float, min
     return Swap(record, old.id, "logout", needs_old_alive=not isinstance(user, str), also_end=others)
 
 
-def _plan_overtaken(session: Session, id_: SessionId, changes: Changes) -> Plan:
-    if session.life.ended and not isinstance(login_of(session, changes), str):
-        return End(id_, tuple(sorted(changes.keys())), "superseded")
-    if isinstance(login_of(session, changes), str):
-        return Relogin(id_)
-    return _lost(id_, changes, "superseded")
+def _plan_overtaken(session: Session, id_: SessionId, changes: Changes, now: float, mint: Mint) -> Plan:
+    user = login_of(session, changes)
+    if not session.life.ended:
+        return Relogin(id_) if isinstance(user, str) else _lost(id_, changes, "superseded")
+    if isinstance(user, str):
+        return Swap(new_record(session, changes.alone(), user, now, mint), id_, "logout")
+    return End(id_, tuple(sorted(changes.keys())), "superseded")
 
 
 def _plan_just_ended(session: Session, id_: SessionId, changes: Changes, now: float, mint: Mint) -> Plan:

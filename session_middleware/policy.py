@@ -6,15 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from math import isfinite
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from session_middleware.errors import ConfigurationError
 
-__all__ = ["DAY", "DEFAULT_IDLE_TIMEOUT", "GRACE", "JUST_NOW", "Duration", "Policy", "seconds"]
+__all__ = ["DAY", "DEFAULT_IDLE_TIMEOUT", "GRACE", "JUST_NOW", "Duration", "Policy", "PolicyOptions", "seconds"]
 
 Duration: TypeAlias = float | timedelta
 DAY = 24 * 3600.0
@@ -24,6 +24,21 @@ GRACE = 30.0
 """Seconds a superseded generation still opens the session once the newer cookie has come back."""
 JUST_NOW = 30.0
 """Seconds for which a request may have been under way when a login or a logout overtook it."""
+
+
+class PolicyOptions(TypedDict, total=False):
+    """The options of a `Policy` as arguments; None is the default."""
+
+    idle_timeout: Duration | None
+    absolute_timeout: Duration | None
+    renew_after: float | None
+    grace: Duration | None
+    privilege_keys: Collection[str] | None
+    user_keys: Sequence[str] | None
+    save_on_error: bool | None
+    open_requests_renew: bool | None
+    max_bytes: int | None
+    max_keys: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +63,7 @@ class Policy:
             is the session's user, and a change of it is a login. `()` turns it off.
         save_on_error: save changes although the response is 500 or above, or the handler raised. Default False.
         open_requests_renew: an open request or WebSocket keeps its session from idling out. Default True.
-        max_bytes, max_keys, max_depth: limits on one session: 64 KiB, 1,000 keys; depth is at most 32.
+        max_bytes, max_keys: limits on one session. Default 64 KiB and 1,000 keys; values nest 32 deep at most.
     """
 
     idle_timeout: float = DEFAULT_IDLE_TIMEOUT

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -34,7 +35,8 @@ def main() -> None:
     listening = listen(int(os.environ.get("PORT") or 8000))
     print(f"The demo runs at http://127.0.0.1:{listening.getsockname()[1]} (Ctrl+C stops it)", flush=True)
     config = uvicorn.Config(create_app(manager, feed), log_level="warning", timeout_graceful_shutdown=10)
-    Server(config, feed).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
+        Server(config, feed).run(sockets=[listening])
 
 
 class Server(uvicorn.Server):

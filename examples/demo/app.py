@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -47,12 +46,7 @@ def create_app(
     manager: SessionManager, feed: Feed, *, pause: Callable[[float], Awaitable[object]] = asyncio.sleep
 ) -> Starlette:
     """The demo. *pause* is what the slow request does for some seconds; tests pass another one."""
-
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        feed.listen(manager)
-        yield
-
+    manager.subscribe(None, feed.hear)
     app = Starlette(
         routes=[
             *(Route(path, page_file(name)) for path, name in (("/", "page.html"), *FILES)),
@@ -74,7 +68,6 @@ def create_app(
             # What the page asks for by itself is no activity of the visitor.
             Middleware(SessionMiddleware, manager=manager, passive=["/state", "/events"]),  # type: ignore[arg-type]
         ],
-        lifespan=lifespan,
     )
     app.state.manager, app.state.feed, app.state.pause = manager, feed, pause
     app.state.started_at = time.time()
@@ -105,15 +98,15 @@ async def visit(request: Request) -> Response:
 
 
 async def add_to_cart(request: Request) -> Response:
-    cart = session_of(request).setdefault("cart", {})
     item = one_of(SHOP, request.path_params["item"])
+    cart = session_of(request).setdefault("cart", {})
     cart[item] = min(cart.get(item, 0) + 1, MAX_QUANTITY)  # a change inside a value: it is found and saved
     return Response(status_code=204)
 
 
 async def remove_from_cart(request: Request) -> Response:
-    cart = session_of(request).get("cart", {})
     item = one_of(SHOP, request.path_params["item"])
+    cart = session_of(request).get("cart", {})
     if cart.get(item, 0) > 1:
         cart[item] -= 1
     else:
@@ -280,7 +273,7 @@ class SameOrigin:
 
 
 def is_same_origin(headers: Headers) -> bool:
-    """By what the browser says of the page that asks. Who sends neither header is no browser, and no victim."""
+    """By what the browser says of the page that asks. Who sends neither header is no browser."""
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
         return site == "same-origin"

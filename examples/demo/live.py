@@ -1,7 +1,8 @@
 """The live stream of events, as server-sent events.
 
 Reading order: `Feed` hears every event of the manager and keeps the last few hundred, numbered, so that a
-page which connects again misses nothing. `Viewer` decides which of them a page may see. `stream` is the handler.
+page which connects again misses nothing. `Viewer` decides which of them a page may see. `stream` is the
+handler.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
+from itertools import count
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from session_middleware import EVENTS, Session, SessionEvent, SessionManager
+from session_middleware import EVENTS, Session, SessionEvent
 
 KEPT = 500  # events
 QUIET = 15.0  # seconds without an event after which a stream says that it is still there
@@ -40,14 +42,15 @@ class Feed:
     def __init__(self) -> None:
         self.closed = False
         self._recent: deque[tuple[int, SessionEvent]] = deque(maxlen=KEPT)
-        self._number = int(time.time() * 1000)  # goes on growing across restarts
+        self._numbers = count(int(time.time() * 1000))  # they go on growing across restarts
+        self._loop: asyncio.AbstractEventLoop | None = None  # where the followers wait
         self._grown = asyncio.Event()
 
-    def listen(self, manager: SessionManager) -> None:
-        """Hear every event from now on. To be called in the event loop."""
-        loop = asyncio.get_running_loop()
-        # Callbacks are plain calls, and may come from other threads.
-        manager.subscribe(None, lambda event: loop.call_soon_threadsafe(self._add, event))
+    def hear(self, event: SessionEvent) -> None:
+        """To be subscribed: a plain call, which may come from any thread."""
+        self._recent.append((next(self._numbers), event))
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake)
 
     def close(self) -> None:
         """Let every stream end."""
@@ -56,10 +59,10 @@ class Feed:
 
     async def after(self, number: int) -> AsyncIterator[tuple[int, SessionEvent] | None]:
         """Each event after that number, those to come too; None after some quiet."""
-        number = number if number <= self._number else 0
+        self._loop = asyncio.get_running_loop()
         while not self.closed:
             grown = self._grown
-            for found in [kept for kept in self._recent if kept[0] > number]:
+            for found in [kept for kept in tuple(self._recent) if kept[0] > number]:
                 number = found[0]
                 yield found
             with suppress(TimeoutError):
@@ -67,11 +70,6 @@ class Feed:
                     await grown.wait()
             if not grown.is_set():
                 yield None
-
-    def _add(self, event: SessionEvent) -> None:
-        self._number += 1
-        self._recent.append((self._number, event))
-        self._wake()
 
     def _wake(self) -> None:
         self._grown.set()

@@ -77,9 +77,8 @@ function showPerson() {
   if (user) $("avatar").dataset.user = user;
   else delete $("avatar").dataset.user;
   const buttons = Object.entries(state.users).map(([id, name]) =>
-    button(user ? `Be ${name}` : `Sign in as ${name}`, `/sign-in/${id}`, {
-      id: `sign-in-${id}`, className: user ? "" : "main", ariaPressed: String(id === user), disabled: id === user,
-    }));
+    button(!user ? `Sign in as ${name}` : id === user ? "Sign in again" : `Switch to ${name}`, `/sign-in/${id}`, {
+      id: `sign-in-${id}`, className: user ? "" : "main" }));
   const signOut = button("Sign out", "/sign-out", { id: "sign-out", className: "danger", disabled: !user });
   replace("people", ...buttons, signOut);
 }
@@ -258,12 +257,25 @@ let due = null;
 function hear(message) {
   lastEvent = message.lastEventId;
   const event = JSON.parse(message.data);
-  $("events").prepend(line(event));
+  enter(event);
   while ($("events").children.length > MOST_EVENTS) $("events").lastChild.remove();
   $("no-events").hidden = true;
   if (NOISE.has(event.name) || event.kind === "manager") return;
   if (event.name === "session_data_retrieval_failed") return; // what our own look at a dead session causes
   due ??= setTimeout(() => { due = null; refresh(); }, 60);
+}
+
+// An event that is like the one before it is counted there: twenty visits are one line.
+let latest = { key: null };
+function enter(event) {
+  const { name, kind, fields } = event;
+  if (NOISE.has(name)) return $("events").prepend(line(event));
+  const key = JSON.stringify([name, kind, fields]);
+  if (key !== latest.key) latest = { key, times: 0, line: line(event) };
+  latest.times += 1;
+  latest.line.querySelector(".times").textContent = latest.times > 1 ? `×${latest.times}` : "";
+  latest.line.querySelector("time").textContent = clock(event.time);
+  $("events").prepend(latest.line);
 }
 
 function line({ name, level, meaning, time, kind, fields }) {
@@ -274,7 +286,8 @@ function line({ name, level, meaning, time, kind, fields }) {
     about.append(element("span", {}, `${field} `, element("code", {}, readable(field, value))));
   }
   return element("li", { title: meaning, data: { level, name, is: NOISE.has(name) ? "noise" : "change" } },
-    element("strong", {}, name), element("time", {}, clock(time)), about);
+    element("span", {}, element("strong", {}, name), element("span", { className: "times" })),
+    element("time", {}, clock(time)), about);
 }
 
 function readable(field, value) {
@@ -311,5 +324,8 @@ $("slow").onclick = runSlowRequest;
 $("race-sign-out").onclick = signOutMeanwhile;
 $("all").onchange = () => { $("events").dataset.shows = $("all").checked ? "all" : "changes"; };
 addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
-setInterval(() => state && showFacts(), 1000);
+setInterval(() => {
+  if (state?.session && state.session.expires_at < now()) refresh();
+  else if (state) showFacts();
+}, 1000);
 refresh();

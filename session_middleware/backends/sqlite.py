@@ -78,6 +78,7 @@ _WAL_MOST = 4 * _MEBIBYTE  # then it is copied back into the file
 _EXPIRED_AT_ONCE = 64  # rows of one cleanup transaction: others wait a few milliseconds at most
 _IDLE_READERS = 64
 _ATTEMPTS = 3
+_OPENING_PAUSE = 0.005  # seconds
 _KNOWN_VERSION = len(sql.MIGRATIONS)
 
 
@@ -286,7 +287,7 @@ class _Port:
         self, operations: Sequence[Operation[Any]], connection: sqlite3.Connection
     ) -> list[Outcome]:
         if self._wal.is_huge():  # nobody else finds the moment to copy it whole: writers wait for it now
-            self._wal.note(_copy_back(connection))
+            self._wal.copy_on_writer(connection)
         return _write(operations, connection)
 
     # --- forks: see the head of the file ---
@@ -345,10 +346,13 @@ class _BlockingPort(_Port):
         return _result(outcome, self.place, operation)
 
     def _copy_back(self) -> None:
-        rows: list[tuple[int, int, int]] = []
-        with contextlib.suppress(BackendError):  # closed meanwhile: closing copies it as well
-            rows = self._on_reader(_copy_back)  # not on the writer: other threads go on writing
-        self._wal.note(rows)
+        self._wal.is_being_copied = True
+        try:
+            self._on_reader(self._wal.copy_on_reader)  # not on the writer: other threads go on writing
+        except BackendError:  # closed meanwhile: closing copies it as well
+            pass
+        finally:
+            self._wal.was_copied()
 
     _writing_alone = _writing
 
@@ -497,24 +501,21 @@ class _AsyncPort(_Port):
 
     async def _serve_writers(self, operations: Sequence[Operation[Any]]) -> Sequence[Outcome]:
         outcomes = await self._hop("writer", partial(self._transaction, operations))
-        if self._wal.is_large():
-            _ = self._lanes_here().detached(self._copy_back())
+        if (pair := self._pair) is not None and self._wal.is_large():
+            self._wal.is_being_copied = True
+            copying = self._lanes_here().detached(self._copy_back(pair.reader))
+            copying.add_done_callback(self._wal.was_copied)
         return outcomes
 
-    async def _copy_back(self) -> None:
-        pair = self._pair
-        rows: list[tuple[int, int, int]] = []
+    async def _copy_back(self, reader: _Link) -> None:
         try:
-            if pair is not None:
-                rows = await _Hop(pair.reader, _copy_back)
+            await _Hop(reader, self._wal.copy_on_reader)
         except asyncio.CancelledError:  # the loop is being closed, and its worker must have answered by then
             with contextlib.suppress(_StaleError):
-                await _Hop(cast("_Pair", pair).reader, _pass)
+                await _Hop(reader, _pass)
             raise
         except _StaleError:  # closed meanwhile: closing copies it as well
             pass
-        finally:
-            self._wal.note(rows)
 
     async def _hop(self, role: Literal["reader", "writer"], work: Callable[[sqlite3.Connection], T]) -> T:
         for _ in range(_ATTEMPTS):
@@ -848,10 +849,10 @@ def _keep_forever(held: object) -> None:
 
 
 class _Wal:
-    """When the write-ahead log is to be copied back into the file.
+    """When the write-ahead log is to be copied back into the file, and the copying.
 
     The log starts again from its beginning once all of it was copied, and is then cut to `_WAL_MOST`. A
-    reader connection copies it while writers go on; under writes without a pause it never gets to the end,
+    reader connection copies it while writers go on. Under writes without a pause that never gets to the end,
     so the writer does it where the log has grown to `_HUGE` times as much. Where an open snapshot holds the
     copying up, the next attempt comes after as much growth again.
     """
@@ -860,40 +861,43 @@ class _Wal:
 
     def __init__(self, path: str) -> None:
         self._path = f"{path}-wal"
-        self._most = _WAL_MOST
-        self._copying = False
+        self._large_at = _WAL_MOST
+        self._huge_at = self._HUGE * _WAL_MOST
+        self._lock = threading.Lock()
+        self.is_being_copied = False  # by a reader
 
     def is_large(self) -> bool:
-        """Whether the caller is to copy it now, and `note` the answer."""
-        size = _size(self._path)
-        if size < _WAL_MOST:
-            self._most = _WAL_MOST
-        if self._copying or not self._most < size <= self._HUGE * self._most:
-            return False
-        self._copying = True
-        return True
+        """Whether a reader is to copy it now."""
+        return not self.is_being_copied and self._large_at < _size(self._path) <= self._huge_at
+
+    def was_copied(self, _: object = None) -> None:
+        """The reader is done, or was never asked."""
+        self.is_being_copied = False
 
     def is_huge(self) -> bool:
-        """Whether the writer is to copy it now, and `note` the answer."""
-        return _size(self._path) > self._HUGE * self._most
+        """Whether the writer is to copy it now."""
+        return _size(self._path) > self._huge_at
 
-    def note(self, rows: Sequence[tuple[int, int, int]]) -> None:
-        """Take in what `wal_checkpoint` answered: whether it was busy, pages in the log, pages copied."""
-        self._copying = False
-        if rows and not rows[0][0]:
-            is_whole = rows[0][1] == rows[0][2]
-            self._most = _WAL_MOST if is_whole else _size(self._path) + _WAL_MOST
+    def copy_on_reader(self, connection: sqlite3.Connection) -> None:
+        """Work of a reader connection."""
+        self._large_at = self._uncopied(connection) + _WAL_MOST
+
+    def copy_on_writer(self, connection: sqlite3.Connection) -> None:
+        """Work of the writer connection."""
+        self._huge_at = self._uncopied(connection) + self._HUGE * _WAL_MOST
+
+    def _uncopied(self, connection: sqlite3.Connection) -> int:
+        """Copies; how many bytes the log has if something is left to copy, else 0."""
+        with self._lock, contextlib.suppress(sqlite3.Error):  # a full disk: nothing is lost, the log grows
+            [(busy, pages, copied)] = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            if not busy and pages == copied:
+                self._large_at = _WAL_MOST
+                return 0
+        return _size(self._path)
 
 
 def _pass(_: sqlite3.Connection) -> None:
     """Work that does nothing: when it is done, so is what was handed over before."""
-
-
-def _copy_back(connection: sqlite3.Connection) -> list[tuple[int, int, int]]:
-    try:
-        return connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    except sqlite3.Error:  # busy, or a full disk: nothing is lost, the log grows
-        return []
 
 
 def _size(path: str) -> int:
@@ -979,7 +983,7 @@ def _open(place: _Place, *, reader: bool) -> sqlite3.Connection:
         if reader:
             _prepare_reader(connection)
         else:
-            _prepare_writer(connection, place)
+            _prepare_patiently(connection, place)
     except BaseException:
         connection.close()
         raise
@@ -990,6 +994,19 @@ def _prepare_reader(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA query_only=1").fetchall()
     connection.execute("PRAGMA cache_size=-16000").fetchall()  # KiB
     connection.execute("PRAGMA temp_store=MEMORY").fetchall()
+
+
+def _prepare_patiently(connection: sqlite3.Connection, place: _Place) -> None:
+    """As `_prepare_writer`. Of several that switch a new file to WAL, SQLite fails some without waiting."""
+    patience = time.monotonic() + place.busy_timeout
+    while True:
+        try:
+            return _prepare_writer(connection, place)
+        except sqlite3.OperationalError as problem:
+            _roll_back(connection)
+            if not _error_name(problem).startswith("SQLITE_BUSY") or time.monotonic() >= patience:
+                raise
+        time.sleep(_OPENING_PAUSE)
 
 
 def _prepare_writer(connection: sqlite3.Connection, place: _Place) -> None:

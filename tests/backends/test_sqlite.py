@@ -699,6 +699,18 @@ def test_a_loop_closed_with_an_operation_in_flight_harms_no_other_loop(path: Pat
     assert done.stdout == "{'n': 1} False\n", done.stderr
 
 
+def test_many_backends_that_open_one_new_file_at_once_all_succeed(tmp_path: Path) -> None:
+    def opened(target: Path) -> bool:
+        port = SQLiteBackend(target).port("blocking")
+        plainly(port.open())
+        plainly(port.close())
+        return True
+
+    with ThreadPoolExecutor(12) as threads:
+        for number in range(10):
+            assert all(threads.map(opened, [tmp_path / f"{number}.db"] * 12))
+
+
 def test_several_processes_on_one_new_file_lose_nothing(ports: Any, path: Path) -> None:
     script = (
         "colour = sys.argv[2]\n"

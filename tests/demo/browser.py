@@ -10,14 +10,13 @@ import json
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 DEADLINE = 30.0  # seconds
 FLAGS = (
@@ -27,23 +26,23 @@ FLAGS = (
 )
 
 
-class Browser(AbstractContextManager["Browser"]):
-    def __init__(self, chromium: str, profile: Path) -> None:
-        self._profile = profile
-        command = [chromium, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self._numbers = count(1)
+@contextmanager
+def chromium_with(profile: Path, chromium: str) -> Iterator[Browser]:
+    """The one page of a new Chromium over this folder, which is made where it is missing."""
+    command = [chromium, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            self._page = connect(until(self._page_address), max_size=None, proxy=None)
-        except BaseException:
-            self._stop()
-            raise
+            address = until(lambda: _page_address(process, profile / "DevToolsActivePort"))
+            with connect(address, max_size=None, proxy=None) as page:
+                yield Browser(page)
+        finally:
+            _stop(process)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._page.close()
-        self._stop()
+
+class Browser:
+    def __init__(self, page: ClientConnection) -> None:
+        self._page = page
+        self._numbers = count(1)
 
     def open(self, address: str) -> Self:
         self.call("Page.navigate", url=address)
@@ -80,22 +79,22 @@ class Browser(AbstractContextManager["Browser"]):
         assert "error" not in answer, answer["error"]
         return dict(answer["result"])
 
-    def _page_address(self) -> str | None:
-        assert self._process.poll() is None, "Chromium has ended"
-        told = self._profile / "DevToolsActivePort"
-        if not told.exists() or not (lines := told.read_text().split()):
-            return None
-        with urllib.request.urlopen(f"http://127.0.0.1:{lines[0]}/json/list", timeout=DEADLINE) as answer:
-            pages = [one for one in json.load(answer) if one["type"] == "page"]
-        return str(pages[0]["webSocketDebuggerUrl"]) if pages else None
 
-    def _stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=DEADLINE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=DEADLINE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _page_address(process: subprocess.Popen[bytes], told: Path) -> str | None:
+    assert process.poll() is None, "Chromium has ended"
+    if not told.exists() or not (lines := told.read_text().split()):
+        return None
+    with urllib.request.urlopen(f"http://127.0.0.1:{lines[0]}/json/list", timeout=DEADLINE) as answer:
+        pages = [one for one in json.load(answer) if one["type"] == "page"]
+    return str(pages[0]["webSocketDebuggerUrl"]) if pages else None
 
 
 def until(condition: Callable[[], Any], what: str = "") -> Any:

@@ -454,7 +454,8 @@ class PlainHeld(Held):
             return
         self.over = True
         self.session.life.late = True
-        run_blocking(self.site.performer.commit_late(self.session, self.site.clock(), failed=failed))
+        with suppress(BackendError):  # the response has left, and the event has been told
+            run_blocking(self.site.performer.commit_late(self.session, self.site.clock(), failed=failed))
 
 
 # --- the spy ---

@@ -1,8 +1,8 @@
 """Systems that are wrong on purpose: each must be caught by the invariant beside its name.
 
 Reading order: `AS_WRITTEN`, the tables as they stood before the model mended them; `BROKEN`, mistakes seen in
-other libraries and mistakes that are easy to make here. A control that no schedule catches means that the driver
-does not look there.
+other libraries and mistakes that are easy to make here. A control that no schedule catches means that the
+driver does not look there.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Control:
         return ModelSystem(self.tables(), self.store(), self.request, eager=self.eager)
 
 
-# The tables as first written ----------------------------------------------------------------------------------
+# The tables as first written
 
 
 class NoTolerance(Tables):
@@ -127,7 +127,7 @@ class EarlySaveIsSentUnlessRefused(Request):
     def save(self, intent: Intent) -> Steps:
         removes = self.removes
         yield from super().save(intent)
-        self.removes = removes or isinstance(self.opened, JustEnded) and intent.ended
+        self.removes = removes or (isinstance(self.opened, JustEnded) and intent.ended)
 
 
 CONFLICT: tuple[Op, ...] = (
@@ -137,21 +137,41 @@ CONFLICT: tuple[Op, ...] = (
     ("whole", "victim", (("logout",),)),
 )
 
+SAVED_EARLY: tuple[Op, ...] = (
+    ("whole", "victim", (("write", "a", "first"),)),
+    ("start", "victim", (("cycle", 30.0),)),
+    ("start", "victim", (("write", "b", "v"), ("save",), ("write", "c", "w"))),
+    *[("step", 0, None)] * 2,
+    *[("step", 1, None)] * 2,
+    *[("step", 0, None)] * 6,
+    *[("lose", 0)] * 2,
+    ("clock", 31.0),
+    ("whole", "victim", (("read",),)),
+)
+
+OVERTAKEN_AFTER_SAVE: tuple[Op, ...] = (
+    ("whole", "victim", (("write", "a", "first"),)),
+    ("start", "victim", (("renew",), ("save",))),
+    *[("step", 0, None)] * 4,
+    ("whole", "victim", (("login", "vera"),)),
+    ("step", 0, None),
+)
+
 AS_WRITTEN = (
     Control("0 <= now - then", (UNDONE, LOST_RESPONSE, LOGOUT), tables=NoTolerance),
     Control("creation is the oldest floor kept", (LOCKED_OUT,), tables=CreationKept),
     Control("a logout while cookies conflict", (LOGOUT,), tables=LogoutInConflictDoesNothing, ops=CONFLICT),
-    Control("an early save starts the grace", (LOST_RESPONSE,), tables=SaveBringsBack),
+    Control("an early save starts the grace", (LOST_RESPONSE,), tables=SaveBringsBack, ops=SAVED_EARLY),
     Control("any cycle clears cycle_due", (DUE,), store=AnyCycleClearsDue),
     Control("create under an id that just ended", (NO_COMEBACK,), store=CreateForgetsEndings, eager=True),
     Control("a promise opens a login", (BEFORE_LOGIN,), request=PromiseOpensLogin, eager=True),
     Control("EXISTS: another id", (UNDONE,), request=ExistsAnotherId, eager=True),
-    Control("the cookie of an early save", (UNDONE,), request=EarlySaveIsSent),
+    Control("the cookie of an early save", (UNDONE,), request=EarlySaveIsSent, ops=OVERTAKEN_AFTER_SAVE),
     Control("the removal of an early save", (UNDONE, REMOVAL), request=EarlySaveIsSentUnlessRefused),
 )
 
 
-# Mistakes -----------------------------------------------------------------------------------------------------
+# Mistakes
 
 
 class Upsert(Store):
@@ -354,5 +374,3 @@ BROKEN = (
     Control("a due cycle is forgotten", (DUE,), tables=DueIsForgotten),
     Control("the cookie names the old generation", (UNDONE, LOGIN_ACKNOWLEDGED), store=AnswersOldGeneration),
 )
-
-

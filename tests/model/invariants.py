@@ -109,7 +109,7 @@ def kept_keys(visit: Visit) -> set[str]:
 
 def touched_keys(visit: Visit) -> set[str]:
     """Every key that its handler may change, at any time."""
-    return {str(a[1]) for a in visit.actions if a[0] in ("write", "inc", "pop")}
+    return {str(key) for name, *rest in visit.actions if name in ("write", "inc", "pop") for key in rest[:1]}
 
 
 def last_word(visit: Visit) -> str | None:
@@ -179,6 +179,8 @@ class Ledger:
         if seen is None or note.seen_at:
             return
         note.seen_at = at
+        still = {id_ for id_ in note.bound if id_ in self.last}
+        note.bound = tuple(id_ for id_ in still if self.last[id_].generation == note.presented[id_])
         if seen.id is not None:
             self.opened(visit, note, seen.id, now)
         if len(note.presented) == 1:
@@ -187,9 +189,13 @@ class Ledger:
             life = self.lives.get(id_)
             note.stored = id_ in self.last
             if life is not None:
-                overtaken = self.came_before_floor(visit, note, life, generation)
-                note.stranger = id_ in self.last and seen.id is None and not overtaken
+                note.stranger = seen.id is None and self.is_stranger(visit, note, id_, life, generation)
                 life.brought.setdefault(generation, visit.clock)
+
+    def is_stranger(self, visit: Visit, note: Note, id_: str, life: Life, generation: int) -> bool:
+        if id_ in self.last:
+            return not self.came_before_floor(visit, note, life, generation)
+        return id_ not in note.promises and not self.came_before_end(visit, life)
 
     def opened(self, visit: Visit, note: Note, id_: str, now: float) -> None:
         record, life = self.last.get(id_), self.lives[id_]
@@ -328,7 +334,11 @@ class Ledger:
             return
         ((id_, generation),) = note.presented.items()
         life = self.lives.get(id_)
-        if life is None or id_ in note.ended or note.admitted[id_] >= life.floors[-1][0] and id_ in self.last:
+        if (
+            life is None
+            or id_ in note.ended
+            or (note.admitted[id_] >= life.floors[-1][0] and id_ in self.last)
+        ):
             return
         overtaken = id_ in self.last and self.came_before_floor(visit, note, life, generation)
         if overtaken or self.came_before_end(visit, life):
@@ -336,7 +346,7 @@ class Ledger:
 
     def came_before_floor(self, visit: Visit, note: Note, life: Life, generation: int) -> bool:
         above = [floor for floor in life.floors if floor[0] > generation]
-        if not above or len(above) >= 4 or note.changed_at and note.changed_at < above[0][1]:
+        if not above or len(above) >= 4 or (note.changed_at and note.changed_at < above[0][1]):
             return False
         _, at, clock = above[0]
         return at > visit.at or -SURE < visit.clock - clock < SURE
@@ -355,7 +365,7 @@ class Ledger:
             id_, _, generation, _ = response.set_cookie.split(".")
             record = self.last.get(id_)
             gone = record is None and self.lives[id_].ended_by is not None
-            if gone or record is not None and int(generation) < record.floors[-1]:
+            if gone or (record is not None and int(generation) < record.floors[-1]):
                 raise Violation(UNDONE, f"{visit} sends a cookie that no longer opens {id_}")
         if (response.set_cookie or response.removes) and not visit.logs_in:
             self.check_decided_late(visit, note)

@@ -19,6 +19,7 @@ from tests.model.tables import (
     USER_KEY,
     Anonymous,
     Commit,
+    Committed,
     Cookie,
     Create,
     Delta,
@@ -192,7 +193,7 @@ class Request:
 
     def crash(self, intent: Intent) -> Steps:
         """Changes are not saved, an ending is; a cookie made by an early save is still confirmed."""
-        if intent.ended or isinstance(self.opened, Live) and self.opened.send_again:
+        if intent.ended or (isinstance(self.opened, Live) and self.opened.send_again):
             yield from self.commit(intent.only_the_end())
 
     @property
@@ -269,9 +270,9 @@ class Request:
         self.set_cookie, self.removes = cookie_of(record), False
 
     def promise_was_taken(self, promise: Cookie, intent: Intent) -> Steps:
-        """MEND: a parallel request kept the promise first. "EXISTS: another id" would split the visitor's data
-        over two sessions, or replace the cookie of a login; so the promise is opened like any cookie. If it no
-        longer opens, this request was overtaken: as after CONFLICT or GONE."""
+        """MEND: a parallel request kept the promise first. "EXISTS: another id" would split the data
+        over two sessions, or replace the cookie of a login; so the promise is opened like any cookie. If
+        it no longer opens, this request was overtaken: as after CONFLICT or GONE."""
         now = self.system.now
         yield "backend: load"
         self.opened = self.open(promise, now)
@@ -290,8 +291,8 @@ class Request:
         )  # fmt: skip
 
     def generation_under(self, promise: Cookie, intent: Intent, now: float) -> int:
-        """MEND: "the promise opens the session as long as it was never cycled" let a planted promise open what
-        a login, as the first write, created under its id. Such a creation counts as a cycle without grace."""
+        """MEND: "the promise opens the session as long as it was never cycled" let a planted promise open
+        what a login, as the first write, created under its id. Such a creation is a cycle without grace."""
         if intent.login is None and intent.cycle != 0.0:
             return promise.generation
         return max(promise.generation + 1, milliseconds(now))
@@ -342,7 +343,7 @@ class Request:
         record = self.opened.record
         yield "backend: commit"
         answer = self.call(lambda: self.store.commit(record.id, plan.delta, now))
-        if answer == "GONE" or answer == "CONFLICT":
+        if not isinstance(answer, Committed):
             if intent.login is not None:
                 yield from self.login_conflict(record, intent)
             else:
@@ -393,7 +394,7 @@ class Request:
             cycle_due=intent.cycle,
         )
         answer = self.call(lambda: self.store.commit(live.record.id, delta, now))
-        if answer == "GONE" or answer == "CONFLICT":
+        if not isinstance(answer, Committed):
             self.lost.extend(intent.keys)
 
 

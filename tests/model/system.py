@@ -4,9 +4,9 @@ Reading order: `Action` (what a handler may do), `Response` and `Seen` (what com
 invariants may look at), `Handle` and `System` (what an adapter implements).
 
 For an adapter to the real middleware: a handle owns the coroutine of one ASGI call and a port whose every
-backend call suspends; `step` sends into the coroutine until it suspends again. The handler of its app performs
-the actions in order, with an await of its own before the first, so that `seen` can be noted. The request clock
-is read by the product itself from whatever `set_clock` sets.
+backend call suspends; `step` sends into the coroutine until it suspends again. The handler of its app
+performs the actions in order, with an await of its own before the first, so that `seen` can be noted. The
+request clock is read by the product itself from whatever `set_clock` sets.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Action: TypeAlias = tuple[str, *tuple[str | float, ...]]
 
 ("read",) ("write", key, text) ("inc", key) ("pop", key) ("pop_all",) ("cycle", seconds) ("login", user)
 ("logout",) ("clear",) ("renew",) ("expiry", seconds) ("save",): the manager's save, ("crash",): an unhandled
-exception, ("late",): the response has started, what follows comes after it. The key `role` is a privilege key,
-`user_id` a user key. `cycle` with 0.0 is without grace.
+exception, ("late",): the response has started, what follows comes after it. The key `role` is a privilege
+key, `user_id` a user key. `cycle` with 0.0 is without grace.
 """
 
 Fault: TypeAlias = Literal["before", "after"] | None

@@ -1,8 +1,8 @@
 """The two tables of the session design as code: which cookie opens what, and what a commit does.
 
-Reading order: `Record` and `Delta` (what is kept, what changes), `Store` (the backend contract, each operation
-atomic), `Tables.open_with` (second table), `Intent` (what a handler did), `Tables.plan` (first table,
-performed by `request`). Nothing here imports the product, so that the two can disagree.
+Reading order: `Record` and `Delta` (what is kept, what changes), `Store` (the backend contract, each
+operation atomic), `Tables.open_with` (second table), `Intent` (what a handler did), `Tables.plan` (first
+table, performed by `request`). Nothing here imports the product, so that the two can disagree.
 
 A comment that begins with MEND marks where the tables as first written had a hole which the model found.
 Times are seconds since the epoch, durations seconds, generations milliseconds.
@@ -23,9 +23,9 @@ __all__ = [
     "PRIVILEGE_KEY",
     "USER_KEY",
     "Anonymous",
-    "Cookie",
     "Commit",
     "Committed",
+    "Cookie",
     "Create",
     "Cycle",
     "Delta",
@@ -60,12 +60,12 @@ Value: TypeAlias = str | int
 Changes: TypeAlias = Mapping[str, Value]
 
 
-# What is kept, what changes -----------------------------------------------------------------------------------
+# What is kept, what changes
 
 
 @dataclass(frozen=True, slots=True)
 class Grace:
-    """How long a superseded generation is good for; `until` is None while nobody brought the new cookie back."""
+    """How long a superseded generation is good for; `until`: None while nobody brought the new cookie."""
 
     seconds: float
     until: float | None = None
@@ -146,7 +146,7 @@ def milliseconds(now: float) -> int:
     return int(now * 1000)
 
 
-# The backend contract -----------------------------------------------------------------------------------------
+# The backend contract
 
 
 class Store:
@@ -200,7 +200,9 @@ class Store:
     def with_data(self, record: Record, delta: Delta) -> Record:
         if not (delta.sets or delta.unsets or delta.increments):
             return record
-        data = {key: value for key, value in record.data.items() if key not in delta.unsets} | dict(delta.sets)
+        data = {key: value for key, value in record.data.items() if key not in delta.unsets} | dict(
+            delta.sets
+        )
         for key, by in delta.increments.items():
             data[key] = int(data.get(key, 0)) + by
         return replace(record, data=data)
@@ -272,7 +274,7 @@ class Store:
             self.delete(record.id, now, "idle_timeout")
 
 
-# Which cookie opens what --------------------------------------------------------------------------------------
+# Which cookie opens what
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +332,7 @@ class Anonymous:
 Opened: TypeAlias = Live | Overtaken | JustEnded | Anonymous
 
 
-# What a handler did -------------------------------------------------------------------------------------------
+# What a handler did
 
 
 @dataclass(slots=True)
@@ -369,7 +371,7 @@ class Intent:
         return Intent(ended=self.ended)
 
 
-def follow(intent: Intent, action: Action, loaded: Changes) -> None:
+def follow(intent: Intent, action: Action, loaded: Changes) -> None:  # noqa: C901 - one case an action
     """Take one handler action into the intent. `loaded` is what the handler was shown."""
     shown = {} if intent.ended else loaded
     match action:
@@ -419,7 +421,7 @@ def drop(intent: Intent, key: str, shown: Changes) -> None:
         intent.unbind, intent.cycle, intent.login = True, 0.0, None
 
 
-# The decisions ------------------------------------------------------------------------------------------------
+# The decisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,7 +485,7 @@ class Tables:
 
     def in_time(self, grace: Grace, now: float) -> bool:
         """Whether a superseded generation still opens its session; the same tolerance as `recent`."""
-        return grace.until is None or self.recent(now, grace.until - grace.seconds) and now < grace.until
+        return grace.until is None or (self.recent(now, grace.until - grace.seconds) and now < grace.until)
 
     def first_floor_above(self, generation: int, floors: Sequence[int]) -> int | None:
         """None if it is below the oldest kept.
@@ -622,6 +624,8 @@ class Tables:
 
     def grace_starts(self, live: Live) -> bool:
         """MEND: "admitted under the generation that the commit returned" is not "came back": after an early
-        save, a request that came with the old cookie began the 30 s itself, and lost responses stayed lost."""
+        save, a request that came with the old cookie began the 30 s; lost responses were not recovered."""
         waiting = live.record.accepted.items()
-        return not (live.send_again or live.saved) and any(g < live.admitted and w.until is None for g, w in waiting)
+        return not (live.send_again or live.saved) and any(
+            g < live.admitted and w.until is None for g, w in waiting
+        )

@@ -54,9 +54,9 @@ def test_a_network_that_turns_responses_round_undoes_a_login_whatever_a_server_d
     ops: list[Op] = [
         ("whole", "victim", (("write", "a", "first"),)),
         ("start", "victim", (("renew",),)),
-        *[("step", 0, None)] * 3,
+        *[("step", 0, None)] * 4,
         ("start", "victim", (("login", "vera"),)),
-        *[("step", 0, None)] * 3,
+        *[("step", 0, None)] * 4,
         ("arrive", 1),
         ("arrive", 0),
         ("start", "victim", (("read",),)),

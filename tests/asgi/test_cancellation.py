@@ -1,0 +1,259 @@
+"""A client may leave at any moment: a plan is carried out whole or not at all, and nothing is left behind."""
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from session_middleware import Session
+from tests.asgi.conftest import MakeSite
+from tests.asgi.harness import App, Client, FaultyBackend, FaultyPort, Site, page, put
+
+pytestmark = pytest.mark.anyio
+MOST = 60  # suspensions of one request; far more than there are
+
+
+class Interrupted:
+    """Awaits *coroutine*, but at its suspension number *at* throws `CancelledError` into it."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], at: int) -> None:
+        self.coroutine = coroutine
+        self.at = at
+        self.suspensions = 0
+
+    @property
+    def was_hit(self) -> bool:
+        return self.suspensions >= self.at
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        step = partial(self.coroutine.send, None)
+        while True:
+            try:
+                awaited = step()
+            except StopIteration:
+                return
+            self.suspensions += 1
+            if self.suspensions == self.at:
+                step = partial(self.coroutine.throw, asyncio.CancelledError())
+                continue
+            try:
+                yield awaited
+            except BaseException as problem:  # noqa: BLE001  (it goes on into the coroutine)
+                step = partial(self.coroutine.throw, problem)
+            else:
+                step = partial(self.coroutine.send, None)
+
+
+def suspending(action: Any) -> App:
+    """Does *action* between suspensions, and makes a late change after the response has left."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0)
+        action(scope["session"])
+        await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b"two"})
+
+    return app
+
+
+def request(client: Client) -> Coroutine[Any, Any, None]:
+    """One request, whose `send` suspends, as an ASGI server runs it."""
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        await asyncio.sleep(0)
+        client.keep(message.get("headers") or ())
+
+    coroutine: Coroutine[Any, Any, None] = client.app(client.scope(), receive, send)  # type: ignore[assignment]
+    return coroutine
+
+
+async def settle(site: Site) -> None:
+    """Let what goes on in the background finish; afterwards nothing may be left."""
+    await site.manager.finisher.drain()
+    await asyncio.sleep(0)
+    assert list(site.manager.activity) == []
+    assert len(site.manager.activity) == 0
+    assert site.manager.finisher._tasks == set()
+
+
+async def begin(site: Site) -> Client:
+    """A browser that is signed in as ada, with two values."""
+    client = site.new_client()
+    await site.visit(page(lambda session: (session.update(a=1, b=1), session.login("ada")) and None), client)
+    site.clock.advance(60)
+    return client
+
+
+async def live(site: Site, user: str) -> list[dict[str, Any]]:
+    return [dict(session) for session in await site.manager.get_user_sessions(user)]
+
+
+async def is_untouched(site: Site) -> bool:
+    return await live(site, "ada") == [{"a": 1, "b": 1}] and await live(site, "bob") == []
+
+
+async def both_changed(site: Site) -> bool:
+    return await live(site, "ada") == [{"a": 2, "b": 2}]
+
+
+async def another_user(site: Site) -> bool:
+    return await live(site, "ada") == [] and len(await live(site, "bob")) == 1
+
+
+async def is_ended(site: Site) -> bool:
+    return await live(site, "ada") == []
+
+
+async def is_renewed(site: Site) -> bool:
+    return await live(site, "ada") == [{"new": 1}] or await live(site, "ada") == []
+
+
+def start_anew(session: Session) -> None:
+    session.logout()
+    session["new"] = 1
+
+
+CASES: list[Any] = [
+    pytest.param(put(a=2, b=2), both_changed, id="two values"),
+    pytest.param(lambda session: session.login("bob"), another_user, id="login over another user"),
+    pytest.param(lambda session: session.logout(), is_ended, id="logout"),
+    pytest.param(start_anew, is_ended, id="logout, then a new session"),
+]
+
+
+@pytest.mark.parametrize(("action", "is_done"), CASES)
+@pytest.mark.parametrize("how", ["by hand", "anyio"])
+async def test_cancelled_anywhere_the_plan_is_carried_out_whole_or_not_at_all(
+    make_site: MakeSite, faulty: FaultyBackend, faults: FaultyPort, action: Any, is_done: Any, how: str
+) -> None:
+    site = make_site(backend=faulty)
+    faults.pauses = 1
+    outcomes: list[bool] = []
+    for at in range(1, MOST):
+        client = await begin(site)
+        site.middleware.app = suspending(action)
+        hit = await (interrupt if how == "by hand" else cancel_scope)(request(client), at)
+        await settle(site)
+        done = await is_done(site)
+        assert done or await is_untouched(site), f"half done when cancelled at suspension {at}"
+        outcomes.append(done)
+        for user in ("ada", "bob"):
+            await site.manager.delete_user_sessions(user)
+        if not hit:
+            break
+    assert not hit
+    assert outcomes == sorted(outcomes)  # not done at first, done from some suspension on
+    assert outcomes[-1]
+    assert how == "anyio" or not outcomes[0] or action(Session()) is None
+
+
+async def interrupt(coroutine: Coroutine[Any, Any, None], at: int) -> bool:
+    interrupted = Interrupted(coroutine, at)
+    try:
+        await interrupted
+    except asyncio.CancelledError:
+        assert interrupted.was_hit
+    return interrupted.was_hit
+
+
+async def cancel_scope(coroutine: Coroutine[Any, Any, None], after: int) -> bool:
+    """Cancelled as anyio does it: again at every further suspension."""
+
+    async def run() -> None:
+        await coroutine
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        for _ in range(after):
+            await asyncio.sleep(0)
+        [*running] = [task for task in asyncio.all_tasks() if "run" in str(task.get_coro())]
+        group.cancel_scope.cancel()
+    return after < MOST - 1 and bool(running)
+
+
+async def test_the_harness_does_cancel() -> None:
+    reached: list[int] = []
+
+    async def steps() -> None:
+        for number in range(3):
+            await asyncio.sleep(0)
+            reached.append(number)
+
+    with pytest.raises(asyncio.CancelledError):
+        await Interrupted(steps(), 2)
+    assert reached == [0]
+
+
+async def hold_and_cancel(site: Site, faults: FaultyPort, operation: str, app: App) -> None:
+    """Cancel a request while *operation* is under way, then let that go on."""
+    held = faults.hang(operation)
+    site.middleware.app = app
+    faults.log.clear()
+    task = asyncio.ensure_future(request(site.client))
+    while operation not in faults.log:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(site.manager.activity) == 0
+    held.set()
+    await settle(site)
+    faults.slow.clear()
+
+
+async def test_a_started_commit_completes(faulty_site: Site, faults: FaultyPort) -> None:
+    await faulty_site.visit(page(put(n=1)))
+    await hold_and_cancel(faulty_site, faults, "commit", page(put(n=2)))
+    assert await faulty_site.value("n") == 2
+
+
+async def test_a_started_commit_is_not_done_again_at_the_requests_end(
+    make_site: MakeSite, faulty: FaultyBackend, faults: FaultyPort
+) -> None:
+    site = make_site(backend=faulty, save_on_error=True)
+    await site.visit(page(put(n=1)))
+    await hold_and_cancel(site, faults, "commit", page(lambda session: session.increment("n") and None))
+    assert (faults.log.count("commit"), await site.value("n")) == (1, 2)
+
+
+async def test_a_started_logout_completes_and_happens_once(faulty_site: Site, faults: FaultyPort) -> None:
+    await faulty_site.visit(page(put(n=1)))
+    await hold_and_cancel(faulty_site, faults, "delete", page(lambda session: session.logout()))
+    assert faults.log.count("delete") == 1
+    assert [event.name for event in faulty_site.named("session_deleted", "session_deletion_failed")] == [
+        "session_deleted"
+    ]
+
+
+async def test_a_client_that_leaves_during_the_load_leaves_nothing(faulty_site: Site, faults: FaultyPort) -> None:
+    await faulty_site.visit(page(put(n=1)))
+    await hold_and_cancel(faulty_site, faults, "load", page(put(n=2)))
+    assert await faulty_site.value("n") == 1
+
+
+async def test_a_logout_that_was_asked_for_is_done_although_the_handler_is_cancelled(site: Site) -> None:
+    asked = asyncio.Event()
+
+    async def handler(session: Session) -> None:
+        session.logout()
+        asked.set()
+        await asyncio.Event().wait()
+
+    await site.visit(page(put(n=1)))
+    site.middleware.app = page(handler)
+    task = asyncio.ensure_future(request(site.client))
+    await asked.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    await settle(site)
+    assert await site.stored() == []
