@@ -64,7 +64,7 @@ def changes_of(session: Session) -> Changes:
     return Changes(changed, unset, {name: by for name, by in counted.items() if name in session})
 
 
-def login_of(session: Session, changes: Changes) -> str | None | UnsetType:
+def login_of(session: Session, changes: Changes) -> str | UnsetType | None:
     """Whom this request signs in; None: it signs out (the session goes on); UNSET: neither."""
     life = session.life
     if life.login is not None:
@@ -81,4 +81,6 @@ def login_of(session: Session, changes: Changes) -> str | None | UnsetType:
 
 def _loaded_user(life: Life) -> str | None:
     pairs = life.loaded.pairs
-    return user_of({key: decode_value(pairs[key]) for key in life.policy.user_keys if key in pairs}, life.policy)
+    return user_of(
+        {key: decode_value(pairs[key]) for key in life.policy.user_keys if key in pairs}, life.policy
+    )

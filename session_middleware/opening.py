@@ -1,6 +1,6 @@
 """Which cookie opens what: the second table, as pure functions.
 
-Reading order: `open_with` (one cookie), `open_promised` (a promise, `eager=True`), `choose` (several cookies).
+Reading order: `open_with` (one cookie), `open_promised` (a promise, `eager=True`), `choose` (several).
 No I/O, no clock: the backend's answer and the time come in as arguments.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["choose", "open_promised", "open_with"]
 _PARALLEL = ("logout", "superseded")  # endings that a request may have been overtaken by
 
 
-def open_with(
+def open_with(  # noqa: PLR0911  (a return per row of the table)
     claim: tuple[str, str, int], answer: Record | Ended | None, now: float
 ) -> tuple[Opening, str | None]:
     """What this cookie opens, given the backend's answer; and the suspicious activity it is, or None."""
@@ -52,6 +52,8 @@ def open_promised(
         return Fresh(), "unknown_generation"
     if answer.generation == answer.floors[0]:
         return Live(answer, answer.generation, promised=True), None
+    if _was_overtaken(answer, answer.floors[0], now):
+        return Overtaken(answer), None
     return Fresh(), "superseded_cookie"
 
 
@@ -78,8 +80,10 @@ def _rank(opening: Opening) -> tuple[int, str]:
             return 1, record.id
         case JustEnded(id_):
             return 2, id_
-        case Fresh(reason, promised):
-            return (3 if reason else 4), (promised[0] if promised else reason or "")
+        case Fresh(promised=(id_, _)):
+            return 3, id_
+        case Fresh(reason):
+            return (4 if reason else 5), reason or ""
 
 
 def _opened_late(id_: SessionId, ended: Ended, now: float) -> Opening:
@@ -96,5 +100,5 @@ def _was_overtaken(record: Record, generation: int, now: float) -> bool:
 
 
 def _just_now(then: float, now: float) -> bool:
-    """Less than 30 s ago, or ahead: a request reads its clock, then its load meets what happened meanwhile."""
+    """Less than 30 s ago, or ahead: a request reads its clock, then its load meets what happened since."""
     return abs(now - then) < JUST_NOW

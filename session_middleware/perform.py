@@ -1,8 +1,8 @@
 """The few functions that touch a backend for a request: open its session, commit it.
 
-Written once, as coroutines that await the methods of a port and nothing else, so that an event loop and a plain
-thread run the same code. Reading order: `Performer.open`, `Performer.commit` and `commit_late`, then what each
-`Plan` does.
+Written once, as coroutines that await the methods of a port and nothing else, so that an event loop and a
+plain thread run the same code. Reading order: `Performer.open`, `Performer.commit` and `commit_late`, then
+what each `Plan` does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,17 @@ from session_middleware.plan import (
     plan_refused,
 )
 from session_middleware.policy import Policy
-from session_middleware.record import EXISTS, GONE, Committed, Ended, Record, Refused, SessionId, apply, replace
+from session_middleware.record import (
+    EXISTS,
+    GONE,
+    Committed,
+    Ended,
+    Record,
+    Refused,
+    SessionId,
+    apply,
+    replace,
+)
 from session_middleware.reporting import Reporter
 from session_middleware.session import (
     Fresh,
@@ -65,7 +75,7 @@ class Claims(Protocol):
 class Performer:
     """Opens and commits sessions over one port."""
 
-    def __init__(  # noqa: PLR0913  (everything a request's session depends on)
+    def __init__(
         self,
         port: Port,
         policy: Callable[[], Policy],
@@ -76,7 +86,7 @@ class Performer:
         cookie_ages: bool,
         unknown: Callable[[int, float], None],
     ) -> None:
-        """*policy* is asked anew each time; *unknown* hears of signed cookies nobody knows (generation, now)."""
+        """*policy* is asked anew each time; *unknown* hears of signed cookies of nobody (generation, now)."""
         self.port = port
         self._policy = policy
         self._reporter = reporter
@@ -90,12 +100,13 @@ class Performer:
 
     async def open(self, claims: Claims, now: float) -> Life:
         """The session these cookies open. Raises `BackendError` if the backend cannot say."""
+        reading, judge = (
+            (claims.credentials, open_with) if claims.credentials else (claims.promises, open_promised)
+        )
         opened: list[Opening] = []
-        for claim in claims.credentials:
-            opened.append(self._judged(claim, *open_with(claim, await self._load(claim[0], now), now), now))
-        if not opened:
-            for claim in claims.promises:
-                opened.append(self._judged(claim, *open_promised(claim, await self._load(claim[0], now), now), now))
+        for claim in reading:
+            answer = await self._load(claim[0], now)
+            opened.append(self._judged(claim, *judge(claim, answer, now), now))
         opening, others, conflict = choose(opened) if len(opened) != 1 else (opened[0], (), False)
         if conflict:
             self._suspicious("cookie_conflict", None, now, count=len(others))
@@ -112,7 +123,9 @@ class Performer:
             session.open(Life(life.policy, life.manager))
         record = session.life.record
         if record is not None and self._reporter.wants("session_data_retrieved"):
-            self._emit("session_data_retrieved", record.id, record.user_id, now, data_keys=sorted(dict.keys(session)))
+            self._emit(
+                "session_data_retrieved", record.id, record.user_id, now, data_keys=sorted(dict.keys(session))
+            )
 
     async def _load(self, id_: str, now: float) -> Record | Ended | None:
         try:
@@ -124,7 +137,9 @@ class Performer:
     def _undecodable(self, id_: str | None, now: float) -> None:
         self._emit(_NOT_RETRIEVED, id_, None, now, reason="undecodable")
 
-    def _judged(self, claim: tuple[str, str, int], opening: Opening, suspicion: str | None, now: float) -> Opening:
+    def _judged(
+        self, claim: tuple[str, str, int], opening: Opening, suspicion: str | None, now: float
+    ) -> Opening:
         if suspicion is not None:
             self._suspicious(suspicion, claim[0], now)
         if suspicion == "unknown_id":
@@ -134,7 +149,9 @@ class Performer:
         return opening
 
     def _suspicious(self, activity_type: str, id_: str | None, now: float, **details: object) -> None:
-        self._emit("session_suspicious_activity", id_, None, now, activity_type=activity_type, details=details)
+        self._emit(
+            "session_suspicious_activity", id_, None, now, activity_type=activity_type, details=details
+        )
 
     # --- commit ---
 
@@ -172,7 +189,9 @@ class Performer:
             return plan()
         except SessionDataError as problem:
             keys = () if problem.key is None else (problem.key,)
-            self._not_saved(session, session_id_of(session.life.opening), keys, "serialization_error", now, problem)
+            self._not_saved(
+                session, session_id_of(session.life.opening), keys, "serialization_error", now, problem
+            )
             raise
 
     async def _carry_out(self, session: Session, plan: Plan, now: float) -> None:
@@ -240,17 +259,16 @@ class Performer:
         raise BackendError("every new session id was taken: the source of randomness is broken")
 
     async def _join_promised(self, session: Session, record: Record, now: float) -> Record | None:
-        """Another request wrote to the promised session first: write to that one."""
+        """Another request wrote to the promised session first: do what its cookie would do now."""
         claim = (record.id, record.secret, record.generation)
         opening, _ = open_promised(claim, await self._load(record.id, now), now)
-        if isinstance(opening, Live):
+        if not isinstance(opening, Fresh):
             session.life.opening = opening
             await self._do(session, self._plan(session, now), now)
             return None
-        id_, secret = self._mint()
-        fresh = replace(record, id=id_, secret=secret)
         session.life.opening = Fresh()
-        return await self._insert(session, fresh, now)
+        id_, secret = self._mint()
+        return await self._insert(session, replace(record, id=id_, secret=secret), now)
 
     async def _write(self, session: Session, plan: Write, now: float) -> None:
         answer = await self.port.commit(plan.record.id, plan.delta, now)
@@ -355,7 +373,9 @@ class Performer:
         record = plan.record if isinstance(applied, Refused) else applied[0]
         record = replace(record, generation=answer.generation, version=answer.version)
         late, owed = session.life.late, session.life.owed
-        self._settle(session, Live(record, answer.generation), _shown(session) if plan.refused else record.data)
+        self._settle(
+            session, Live(record, answer.generation), _shown(session) if plan.refused else record.data
+        )
         if plan.sends_cookie and not late:
             owed = _cookie_of(record)
         session.life.owed = owed
@@ -378,10 +398,15 @@ class Performer:
 
     def _saved(self, record: Record, keys: Sequence[str], deleted: Sequence[str], now: float) -> None:
         self._emit(
-            "session_data_saved", record.id, record.user_id, now, saved_keys=list(keys), deleted_keys=list(deleted)
+            "session_data_saved",
+            record.id,
+            record.user_id,
+            now,
+            saved_keys=list(keys),
+            deleted_keys=list(deleted),
         )
 
-    def _not_saved(  # noqa: PLR0913, PLR0917
+    def _not_saved(
         self,
         session: Session,
         id_: str | None,

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from session_middleware.changes import Changes, changes_of, login_of
 from session_middleware.record import UNSET, Delta, Ended, Record, SessionId, UnsetType
-from session_middleware.session import Fresh, JustEnded, Life, Live, Opening, Overtaken, Session
+from session_middleware.session import Fresh, JustEnded, Life, Live, Overtaken, Session
 from session_middleware.values import Values
 
 __all__ = [
@@ -59,7 +59,10 @@ class Write(NamedTuple):
 
 
 class End(NamedTuple):
-    """Delete this session (`logout`) and `others`; remove the cookie if one was alive. `lost`: keys written too late."""
+    """Delete this session (`logout`) and `others`, remove the cookie if one was alive.
+
+    `lost`: keys that were written too late.
+    """
 
     id: SessionId
     lost: tuple[str, ...] = ()
@@ -132,8 +135,8 @@ def plan_late(session: Session, now: float, mint: Mint) -> Plan:
     """The same once the response has left: no cookie can follow, so a cycle waits for the next response."""
     life, changes = session.life, changes_of(session)
     match life.opening:
-        case _ if life.ended and (plan := _plan_ending(life)) is not NOTHING:
-            return plan._replace(lost=tuple(sorted(changes.keys())), why_lost="response_started")
+        case _ if life.ended and isinstance(ending := _plan_ending(life), End):
+            return ending._replace(lost=tuple(sorted(changes.keys())), why_lost="response_started")
         case Live(record):
             return _plan_live_late(session, life.opening, changes, now)
         case Overtaken(record):
@@ -249,7 +252,9 @@ def _too_late(life: Life, record: Record, changes: Changes) -> set[str]:
     return refused
 
 
-def _cycle_of(life: Life, record: Record | None, changes: Changes, user: str | None | UnsetType) -> float | None:
+def _cycle_of(
+    life: Life, record: Record | None, changes: Changes, user: str | UnsetType | None
+) -> float | None:
     """Seconds of grace of the cycle that is asked for by anybody; the strictest wins; None: no cycle."""
     if user is not UNSET or not changes.keys().isdisjoint(life.policy.privilege_keys):
         return 0.0
@@ -261,7 +266,7 @@ def _delta_of(
     session: Session,
     opening: Live,
     changes: Changes,
-    user: str | None | UnsetType,
+    user: str | UnsetType | None,
     now: float,
     *,
     cycle: float | None = None,
@@ -273,7 +278,7 @@ def _delta_of(
     expire_at = None if life.expiry is UNSET else min(now + life.policy.idle(own), limit or record.limit)
     renew_to = None if expire_at is not None else _renewal(life, record, limit, now)
     waits = any(g < opening.admitted and grace.until is None for g, grace in record.accepted.items())
-    authenticated: float | None | UnsetType = UNSET if user is UNSET else (None if user is None else now)
+    authenticated: float | UnsetType | None = UNSET if user is UNSET else (None if user is None else now)
     return Delta(
         set=changes.assigned,
         unset=changes.unset,
@@ -302,7 +307,7 @@ def _renewal(life: Life, record: Record, limit: float | None, now: float) -> flo
 
 
 def new_record(
-    session: Session, values: dict[str, bytes], user_id: str | None | UnsetType, now: float, mint: Mint
+    session: Session, values: dict[str, bytes], user_id: str | UnsetType | None, now: float, mint: Mint
 ) -> Record:
     """A record that begins now, with what *session* asked for."""
     life, policy = session.life, session.life.policy
@@ -338,9 +343,7 @@ def _missing(changes: Changes, record: Record) -> tuple[str, ...]:
     return tuple(sorted({*unequal, *changes.counted, *(record.data.keys() & changes.unset)}))
 
 
-def _lost(
-    id_: SessionId | None, changes: Changes, reason: str, *, even_if_empty: bool = False
-) -> Plan:
+def _lost(id_: SessionId | None, changes: Changes, reason: str, *, even_if_empty: bool = False) -> Plan:
     if changes.is_empty() and not even_if_empty:
         return NOTHING
     return Lost(id_, tuple(sorted(changes.keys())), reason)

@@ -188,36 +188,50 @@ def apply(record: Record, delta: Delta, now: float) -> tuple[Record, Committed] 
         return CONFLICT
     if delta.if_version is not None and delta.if_version != record.version:
         return CONFLICT
-    data, counters = _apply_values(record.data, delta)
-    limit = record.limit if delta.limit is None else delta.limit
-    retained = _kept(delta.retained_until, record.retained_until)
     cycles = _cycles(record, delta)
-    after = replace(
-        record,
-        version=record.version + 1,
-        data=data,
-        limit=limit,
-        retained_until=retained,
-        deadline=_deadline(record, delta, limit, retained),
-        last_seen_at=max(record.last_seen_at, delta.seen_at or 0.0),
-        user_id=_kept(delta.user_id, record.user_id),
-        authenticated_at=_kept(delta.authenticated_at, record.authenticated_at),
-        idle_timeout=_kept(delta.idle_timeout, record.idle_timeout),
-        status=_kept(delta.status, record.status),
-        priority=_kept(delta.priority, record.priority),
-        metadata=_kept(delta.metadata, record.metadata),
-        accepted=_accepted(record, delta, now, cycles=cycles),
-        cycle_due=_cycle_due(record, delta, cycles=cycles),
-    )
-    if cycles:
-        generation = next_generation(record.generation, now)
-        floors = (*record.floors, generation)[-KEPT_FLOORS:] if delta.cycle == 0 else record.floors
-        after = replace(after, generation=generation, floors=floors)
+    changed: dict[str, Any] = {"version": record.version + 1}
+    counters: Mapping[str, int] = {}
+    if delta.set or delta.unset or delta.increments:
+        changed["data"], counters = _apply_values(record.data, delta)
+    if delta.seen_at is not None and delta.seen_at > record.last_seen_at:
+        changed["last_seen_at"] = delta.seen_at
+    for name in _REPLACED:
+        wanted = getattr(delta, name)
+        if wanted is not UNSET:
+            changed[name] = wanted
+    changed |= _deadlines(record, delta)
+    if cycles or record.accepted or delta.cycle_due is not None:
+        changed |= _generations(record, delta, now, cycles=cycles)
+    after = replace(record, **changed)
     return after, Committed(after.version, after.generation, counters, cycles)
 
 
-def _kept(wanted: Any, present: Any) -> Any:
-    return present if wanted is UNSET else wanted
+_REPLACED = ("user_id", "authenticated_at", "idle_timeout", "retained_until", "status", "priority", "metadata")
+
+
+def _generations(record: Record, delta: Delta, now: float, *, cycles: bool) -> dict[str, Any]:
+    changed: dict[str, Any] = {
+        "accepted": _accepted(record, delta, now, cycles=cycles),
+        "cycle_due": _cycle_due(record, delta, cycles=cycles),
+    }
+    if cycles:
+        changed["generation"] = next_generation(record.generation, now)
+        if delta.cycle == 0:
+            changed["floors"] = (*record.floors, changed["generation"])[-KEPT_FLOORS:]
+    return changed
+
+
+def _deadlines(record: Record, delta: Delta) -> dict[str, Any]:
+    """The deadline with every timeout folded in, and the limit if a login moves it."""
+    moves = (delta.renew_to, delta.expire_at, delta.limit)
+    if moves == (None, None, None) and delta.retained_until is UNSET:
+        return {}
+    limit = record.limit if delta.limit is None else delta.limit
+    retained = record.retained_until if isinstance(delta.retained_until, UnsetType) else delta.retained_until
+    deadline = record.deadline if delta.expire_at is None else delta.expire_at
+    if delta.renew_to is not None:
+        deadline = max(deadline, delta.renew_to)
+    return {"limit": limit, "deadline": min(deadline, limit if retained is None else min(limit, retained))}
 
 
 def _cycles(record: Record, delta: Delta) -> bool:
@@ -226,18 +240,9 @@ def _cycles(record: Record, delta: Delta) -> bool:
     return delta.cycle == 0 or delta.admitted is None or delta.admitted == record.generation
 
 
-def _deadline(record: Record, delta: Delta, limit: float, retained: float | None) -> float:
-    wanted = record.deadline if delta.expire_at is None else delta.expire_at
-    if delta.renew_to is not None:
-        wanted = max(wanted, delta.renew_to)
-    return min(wanted, limit) if retained is None else min(wanted, limit, retained)
-
-
 def _accepted(record: Record, delta: Delta, now: float, *, cycles: bool) -> Mapping[int, Grace]:
     if cycles and delta.cycle == 0:
         return {}
-    if not (cycles or record.accepted):
-        return record.accepted
     kept = {g: grace for g, grace in record.accepted.items() if grace.until is None or grace.until > now}
     if delta.start_grace and delta.admitted is not None:
         kept = {g: _started(grace, now) if g < delta.admitted else grace for g, grace in kept.items()}
@@ -262,9 +267,7 @@ def _cycle_due(record: Record, delta: Delta, *, cycles: bool) -> float | None:
 
 
 def _apply_values(data: Values, delta: Delta) -> tuple[Values, dict[str, int]]:
-    if not (delta.set or delta.unset or delta.increments):
-        return data, {}
-    pairs = {name: value for name, value in data.items() if name not in delta.unset}
+    pairs = {name: value for name, value in data.pairs.items() if name not in delta.unset}
     pairs.update(delta.set)
     counters = {name: _incremented(name, pairs.get(name), by) for name, by in delta.increments.items()}
     pairs.update((name, b"%d" % value) for name, value in counters.items())

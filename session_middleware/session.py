@@ -1,7 +1,8 @@
 """What a handler sees: a `dict` with an identity and a lifecycle.
 
-Reading order: the four ways a request's session can be opened (`Opening`), `Life` (what the handler asked for,
-read when the request is committed), `Session`, and `UnreadSession`, which a session is until the first look.
+Reading order: the four ways a request's session can be opened (`Opening`), `Life` (what the handler asked
+for, read when the request is committed), `Session`, and `UnreadSession`, which a session is until the first
+look.
 
 Verbs only note what was asked; everything takes effect at commit. Nothing here touches a backend or a clock.
 """
@@ -12,7 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple, Self, TypeAlias, cast
 
-from session_middleware.errors import BackendUnavailable, ConfigurationError, ResponseStartedError, SessionDataError
+from session_middleware.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    ResponseStartedError,
+    SessionDataError,
+)
 from session_middleware.policy import Duration, Policy, seconds
 from session_middleware.record import UNSET, Record, SessionId, UnsetType
 from session_middleware.values import NO_VALUES, JsonValue, Values, decode_values
@@ -55,7 +61,7 @@ class Live(NamedTuple):
 
 
 class Overtaken(NamedTuple):
-    """A login or a change of privilege overtook this request less than 30 s ago: it sees nobody, saves nothing."""
+    """A login or a change of privilege overtook this request just now: it sees nobody, saves nothing."""
 
     record: Record
 
@@ -135,7 +141,7 @@ class Life:
         self.cycle: float | None = None
         self.ended = False
         self.renew = False
-        self.expiry: float | None | UnsetType = UNSET
+        self.expiry: float | UnsetType | None = UNSET
         self.increments: dict[str, int] | None = None
         self.metadata: dict[str, JsonValue] | None = None
 
@@ -270,7 +276,9 @@ class Session(dict[str, JsonValue]):
         """
         self._before_change()
         if self.life.late:
-            raise ResponseStartedError("login() after the response has left: no cookie can follow; call it earlier")
+            raise ResponseStartedError(
+                "login() after the response has left: no cookie can follow; call it earlier"
+            )
         self.life.login = user_text(user_id)
 
     def logout(self) -> None:
@@ -289,8 +297,9 @@ class Session(dict[str, JsonValue]):
     def cycle(self, grace: float | None = None) -> None:
         """Give the session a new cookie; id and data stay. For every change of privilege but a login.
 
-        *grace*: seconds for which parallel requests may still use the old one, counted from the moment the new
-        one first comes back. None: the policy's (30). 0: at once, and what older requests save is refused.
+        *grace*: seconds for which parallel requests may still use the old one, counted from the moment the
+        new one first comes back. None: the policy's (30). 0: at once, and what older requests save is
+        refused.
         """
         self._before_change()
         wanted = self.life.policy.grace if grace is None else _seconds_or_zero("grace", grace)
@@ -320,7 +329,9 @@ class Session(dict[str, JsonValue]):
             raise SessionDataError(f"session[{name!r}] and the step must be integers to be incremented", name)
         shown = (present or 0) + by
         counters = self.life.increments = {} if self.life.increments is None else self.life.increments
-        if name in counters or self.life.loaded.pairs.get(name) == (None if present is None else b"%d" % present):
+        if name in counters or self.life.loaded.pairs.get(name) == (
+            None if present is None else b"%d" % present
+        ):
             counters[name] = counters.get(name, 0) + by  # else it was assigned in this request: set exactly
         super().__setitem__(name, shown)
         return shown
@@ -375,7 +386,8 @@ class Session(dict[str, JsonValue]):
         return self
 
     def __repr__(self) -> str:  # values and cookies stay out of logs and tracebacks
-        return f"<{type(self).__name__} {self.life.record and self.life.record.id} keys={sorted(map(str, self))}>"
+        id_ = None if (record := self.life.record) is None else record.id
+        return f"<{type(self).__name__} {id_} keys={sorted(map(str, self))}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         return (dict, (dict(self),))  # a copy has values, and no identity
@@ -397,7 +409,9 @@ class Session(dict[str, JsonValue]):
 
     def _before_change(self) -> None:
         if self.life.degraded:
-            raise BackendUnavailable("the session backend is down: this session is read-only (session.degraded)")
+            raise BackendUnavailable(
+                "the session backend is down: this session is read-only (session.degraded)"
+            )
 
     def _refuse_late_privilege(self, key: str, value: JsonValue) -> None:
         policy, record = self.life.policy, self.life.record
@@ -407,7 +421,8 @@ class Session(dict[str, JsonValue]):
         ):
             return
         raise ResponseStartedError(
-            f"session[{key!r}] was changed after the response has left: no cookie can follow; change it earlier"
+            f"session[{key!r}] was changed after the response has left: no cookie can follow; "
+            "change it earlier"
         )
 
 

@@ -28,11 +28,13 @@ FLOORS: dict[int, tuple[str, ...]] = {
     1: ("values", "policy", "blocking", "loops"),
     2: ("record",),
     3: ("session", "cookies", "events", "backends.base", "backends"),
-    4: ("opening", "changes", "activity", "reporting"),
-    5: ("plan", "core", "logging", "backends.memory", "backends.sql", "backends.coalesce", "backends.urls"),
-    6: ("perform", "backends.sqlite", "backends.postgres", "backends.redis"),
-    7: ("operations",),
-    8: ("cleanup", "heartbeat"),
+    4: ("opening", "changes", "activity", "reporting", "backends.sql", "backends.coalesce", "backends.sqlite_handles"),
+    5: ("plan", "core", "logging", "backends.memory", "backends.urls",
+        "backends.sqlite_file", "backends.sqlite_batches", "backends.sqlite_links",
+    ),
+    6: ("perform", "backends.sqlite_port", "backends.postgres", "backends.redis"),
+    7: ("operations", "backends.sqlite_async", "backends.sqlite_blocking",),
+    8: ("cleanup", "heartbeat", "backends.sqlite"),
     9: ("manager",),
     10: ("asgi", "wsgi", "monitoring.*", "state.*"),
     11: ("typed", "fastapi", "flask", "streamlit", "cli", "dashboard.*", "testing.*"),
@@ -63,7 +65,12 @@ LATE: frozenset[tuple[str, str]] = frozenset(
 )
 
 # The core decides and performs without knowing what drives it.
-_DRIVING = frozenset({"loops", "cleanup", "heartbeat", "backends.memory", "backends.sqlite", "backends.coalesce"})
+_DRIVING = frozenset(
+    {
+        *("loops", "cleanup", "heartbeat", "backends.memory", "backends.coalesce", "backends.sqlite"),
+        *(f"backends.sqlite_{name}" for name in ("file", "handles", "batches", "links", "port", "async")),
+    }
+)
 CORE = frozenset(name for floor in range(10) for name in FLOORS[floor]) - _DRIVING
 DRIVERS = frozenset({"anyio", "asyncio", "concurrent", "multiprocessing", "sniffio", "threading", "trio"})
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -83,12 +84,11 @@ APPLICATION_ID = 0x73657373
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
-        # Packed data comes last, so that reading or changing the other columns touches no overflow page.
+        # Few columns, because reading one costs more than its bytes: what no statement looks at is packed
+        # in `facts`. Data comes last, so that the rest is read and changed without touching overflow pages.
         """CREATE TABLE session(
              n INTEGER PRIMARY KEY,
              id TEXT NOT NULL UNIQUE,
-             secret TEXT NOT NULL,
-             generation INTEGER NOT NULL,
              version INTEGER NOT NULL,
              created_at REAL NOT NULL,
              last_seen_at REAL NOT NULL,
@@ -96,14 +96,9 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
              absolute_deadline REAL NOT NULL,
              retained_until REAL,
              idle_timeout REAL,
-             authenticated_at REAL,
-             cycle_due REAL,
              user_id TEXT,
              status TEXT,
-             priority INTEGER NOT NULL,
-             accepted TEXT NOT NULL,
-             floors TEXT NOT NULL,
-             metadata TEXT NOT NULL,
+             facts TEXT NOT NULL,
              bucket INTEGER NOT NULL,
              data BLOB NOT NULL
            )""",
@@ -134,11 +129,9 @@ _SQLITE_PARAMETERS = 500  # below the 999 of old builds
 
 
 class _Header(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """The columns in front of `data`, in their order. Read through it, a row is checked in one go."""
+    """The first columns of a row that was asked for. Read through it, they are checked in one go."""
 
     id: SessionId
-    secret: str
-    generation: int
     version: int
     created_at: float
     last_seen_at: float
@@ -146,55 +139,72 @@ class _Header(msgspec.Struct, array_like=True, frozen=True, gc=False):
     absolute_deadline: float
     retained_until: float | None
     idle_timeout: float | None
-    authenticated_at: float | None
-    cycle_due: float | None
     user_id: str | None
     status: str | None
+    facts: str
+
+
+class _Facts(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What the column `facts` holds, as JSON."""
+
+    secret: str
+    generation: int
+    authenticated_at: float | None
+    cycle_due: float | None
     priority: int
-    accepted: str
-    floors: str
-    metadata: str
-    bucket: int
+    accepted: Mapping[int, Grace]
+    floors: tuple[int, ...]
+    metadata: Mapping[str, Any]
 
 
 _HEADER = _Header.__struct_fields__
-_COLUMNS = (*_HEADER, "data")
-_BUCKET_AT = _HEADER.index("bucket")
+_DATA_AT = len(_HEADER)
+_COLUMNS = (*_HEADER, "bucket", "data")
 
 # Only names of columns are put into these texts; values are always parameters.
-_SELECT_HEADER = f"SELECT {','.join(_HEADER)} FROM session"  # noqa: S608
-_SELECT = f"SELECT {','.join(_COLUMNS)} FROM session"  # noqa: S608
+_SELECT = f"SELECT {','.join(_HEADER)},data FROM session"  # noqa: S608
+_SELECT_ONE = f"{_SELECT} WHERE id=?"
+_SELECT_TO_CHANGE = f"SELECT {','.join(_HEADER)},data,bucket,n FROM session WHERE id=?"  # noqa: S608
+_SELECT_HEADER_TO_CHANGE = f"SELECT {','.join(_HEADER)},NULL,bucket,n FROM session WHERE id=?"  # noqa: S608
 _INSERT = (
     f"INSERT INTO session({','.join(_COLUMNS)}) VALUES({','.join('?' * len(_COLUMNS))})"
     f" ON CONFLICT(id) DO UPDATE SET {','.join(f'{name}=excluded.{name}' for name in _COLUMNS)}"
     " WHERE session.deadline<=?"
 )
 
+# A commit writes the columns that each commit changes, and of the other two groups those in which one did: most
+# commits are one statement, which SQLite has prepared, and touch no index.
+_UPDATE_TIMES = "UPDATE session SET version=?, last_seen_at=?, deadline=? WHERE n=?"
+_UPDATE_VALUES = "UPDATE session SET version=?, last_seen_at=?, deadline=?, data=? WHERE n=?"
+_UPDATE_STATE = "UPDATE session SET absolute_deadline=?, retained_until=?, idle_timeout=?, facts=? WHERE n=?"
+_UPDATE_FILING = "UPDATE session SET user_id=?, status=?, bucket=? WHERE n=?"  # what indexes are made of
+
+_facts_of = attrgetter(*_Facts.__struct_fields__)
+_limits_of = attrgetter("limit", "retained_until", "idle_timeout")
 _encode = msgspec.json.Encoder().encode
-_decode_accepted = msgspec.json.Decoder(dict[int, Grace]).decode
-_decode_floors = msgspec.json.Decoder(tuple[int, ...]).decode
-_decode_metadata = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_facts = msgspec.json.Decoder(_Facts).decode
 
 
 # --- row ↔ record --------------------------------------------------------------------------------------
 
 
 def record_of(row: Sequence[Any]) -> Record:
-    """The record in a row of `_COLUMNS`, or of `_HEADER` (then without values).
+    """The record in a row: the columns of `_HEADER`, then the values or None, then whatever else.
 
     Raises `SessionDataError` if the row cannot be one; the values stay as they are and are not looked at.
     """
     try:
-        return _record_of(msgspec.convert(row, _Header), _values_of(row))  # `data` is one more than it takes
+        header = msgspec.convert(row, _Header)
+        return _record_of(header, _decode_facts(header.facts), _values_of(row[_DATA_AT]))
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
-        raise SessionDataError("the stored record cannot be read; its row was left as it is") from problem
+        raise _unreadable() from problem
 
 
-def _record_of(header: _Header, data: Values) -> Record:
+def _record_of(header: _Header, facts: _Facts, data: Values) -> Record:
     return Record(
         id=header.id,
-        secret=header.secret,
-        generation=header.generation,
+        secret=facts.secret,
+        generation=facts.generation,
         version=header.version,
         created_at=header.created_at,
         last_seen_at=header.last_seen_at,
@@ -202,32 +212,34 @@ def _record_of(header: _Header, data: Values) -> Record:
         limit=header.absolute_deadline,
         retained_until=header.retained_until,
         idle_timeout=header.idle_timeout,
-        authenticated_at=header.authenticated_at,
-        cycle_due=header.cycle_due,
+        authenticated_at=facts.authenticated_at,
+        cycle_due=facts.cycle_due,
         user_id=header.user_id,
         status=header.status,
-        priority=header.priority,
-        accepted={} if header.accepted == "{}" else _decode_accepted(header.accepted),
-        floors=_decode_floors(header.floors),
-        metadata={} if header.metadata == "{}" else _decode_metadata(header.metadata),
+        priority=facts.priority,
+        accepted=facts.accepted,
+        floors=facts.floors,
+        metadata=facts.metadata,
         data=data,
     )
 
 
-def _values_of(row: Sequence[Any]) -> Values:
-    if len(row) == len(_HEADER):
+def _values_of(packed: object) -> Values:
+    if packed is None:  # the column is never NULL: they were not asked for
         return NO_VALUES
-    packed = row[-1]
     if type(packed) is not bytes:
-        raise SessionDataError("the stored record cannot be read; its row was left as it is")
+        raise _unreadable()
     return Values(packed)
 
 
-def _row_of(record: Record, bucket: int) -> tuple[Any, ...]:
+def _unreadable() -> SessionDataError:
+    return SessionDataError("the stored record cannot be read; its row was left as it is")
+
+
+def _row_of(record: Record) -> tuple[Any, ...]:
+    """The values of `_COLUMNS`."""
     return (
         record.id,
-        record.secret,
-        record.generation,
         record.version,
         record.created_at,
         record.last_seen_at,
@@ -235,24 +247,18 @@ def _row_of(record: Record, bucket: int) -> tuple[Any, ...]:
         record.limit,
         record.retained_until,
         record.idle_timeout,
-        record.authenticated_at,
-        record.cycle_due,
         record.user_id,
         record.status,
-        record.priority,
-        _json(record.accepted),
-        _json(record.floors),
-        _json(record.metadata),
-        bucket,
+        _packed(record),
+        _bucket_of(record.deadline),
         record.data.packed,
     )
 
 
-def _json(value: Mapping[Any, Any] | tuple[int, ...]) -> str:
-    if not value:
-        return "[]" if type(value) is tuple else "{}"
+def _packed(record: Record) -> str:
+    """The record's `facts`."""
     try:
-        return _encode(value).decode()
+        return _encode(_facts_of(record)).decode()
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as problem:
         raise SessionDataError("metadata must be JSON: text keys, and plain values") from problem
 
@@ -267,7 +273,7 @@ def _bucket_of(deadline: float) -> int:
 
 def load(execute: Execute, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
     """See `Port.load`."""
-    rows = execute(f"{_SELECT} WHERE id=?", (id,)).fetchall()
+    rows = execute(_SELECT_ONE, (id,)).fetchall()
     if not rows:
         return _ending(execute, id)
     record = record_of(rows[0])
@@ -276,14 +282,13 @@ def load(execute: Execute, id: SessionId, now: float) -> LoadAnswer:  # noqa: A0
 
 def create(execute: Execute, record: Record, now: float) -> CreateResult:
     """See `Port.create`."""
-    row = _row_of(record, _bucket_of(record.deadline))
-    return CREATED if execute(_INSERT, (*row, now)).rowcount else EXISTS
+    return CREATED if execute(_INSERT, (*_row_of(record), now)).rowcount else EXISTS
 
 
 def commit(execute: Execute, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
     """See `Port.commit`. Reads the values only if the delta changes some, and writes only what changed."""
     changes_values = delta.set or delta.unset or delta.increments
-    rows = execute(f"{_SELECT if changes_values else _SELECT_HEADER} WHERE id=?", (id,)).fetchall()
+    rows = execute(_SELECT_TO_CHANGE if changes_values else _SELECT_HEADER_TO_CHANGE, (id,)).fetchall()
     if not rows:
         return GONE
     before = record_of(rows[0])
@@ -293,19 +298,28 @@ def commit(execute: Execute, id: SessionId, delta: Delta, now: float) -> Committ
     if isinstance(applied, Refused):
         return applied
     after, committed = applied
-    _update(execute, rows[0], after)
+    bucket, n = rows[0][-2:]
+    _update(execute, n, before, after)
+    _file(execute, n, bucket, before, after)
     return committed
 
 
-def _update(execute: Execute, row: Sequence[Any], after: Record) -> None:
-    bucket = min(row[_BUCKET_AT], _bucket_of(after.deadline))
-    wanted = _row_of(after, bucket)
-    changed = [at for at, value in enumerate(row) if value != wanted[at]]
-    assignments = ",".join(f"{_COLUMNS[at]}=?" for at in changed)
-    execute(
-        f"UPDATE session SET {assignments} WHERE id=?",  # noqa: S608  (names of columns)
-        (*[wanted[at] for at in changed], after.id),
-    )
+def _update(execute: Execute, n: int, before: Record, after: Record) -> None:
+    times = (after.version, after.last_seen_at, after.deadline)
+    if after.data is before.data:
+        execute(_UPDATE_TIMES, (*times, n))
+    else:
+        execute(_UPDATE_VALUES, (*times, after.data.packed, n))
+    limits = _limits_of(after)
+    if limits != _limits_of(before) or _facts_of(after) != _facts_of(before):
+        execute(_UPDATE_STATE, (*limits, _packed(after), n))
+
+
+def _file(execute: Execute, n: int, bucket: int, before: Record, after: Record) -> None:
+    """Note what indexes are made of, if it changed. A later deadline leaves the bucket where it is."""
+    earliest = min(bucket, _bucket_of(after.deadline))
+    if earliest != bucket or after.user_id != before.user_id or after.status != before.status:
+        execute(_UPDATE_FILING, (after.user_id, after.status, earliest, n))
 
 
 def delete(execute: Execute, id: SessionId, now: float, reason: str, by: str | None) -> bool:  # noqa: A002

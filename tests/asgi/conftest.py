@@ -12,6 +12,7 @@ from session_middleware.testing.clock import ManualClock
 from tests.asgi.harness import App, FaultyBackend, FaultyPort, Site, page
 
 MakeSite = Callable[..., Site]
+NOTHING = page()
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ async def make_site(anyio_backend: str, backend: Backend, clock: ManualClock) ->
     """Makes a `Site` over the backend; each is closed after the test."""
     made: list[Site] = []
 
-    def make(app: App = page(), backend: Backend = backend, **options: Any) -> Site:
+    def make(app: App = NOTHING, backend: Backend = backend, **options: Any) -> Site:
         made.append(Site(app, backend, clock, **options))
         return made[-1]
 

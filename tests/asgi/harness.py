@@ -1,7 +1,7 @@
 """What the tests of the ASGI entrance drive it with.
 
-Reading order: `page` (a handler in a line), `Client` (a browser that shows raw headers), `Socket` (a WebSocket of
-the same kind), `FaultyBackend` (a real backend that fails, hangs and keeps a log), `Site` (all of them
+Reading order: `page` (a handler in a line), `Client` (a browser that shows raw headers), `Socket` (a WebSocket
+of the same kind), `FaultyBackend` (a real backend that fails, hangs and keeps a log), `Site` (all of them
 around one middleware).
 """
 
@@ -19,8 +19,10 @@ Message = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-def page(action: Callable[[Session], Any] = lambda _: None, status: int = 200, headers: Sequence[Any] = ()) -> App:
-    """An app that does *action* to the session, then answers; the action may be async and may answer a status."""
+def page(
+    action: Callable[[Session], Any] = lambda _: None, status: int = 200, headers: Sequence[Any] = ()
+) -> App:
+    """An app that does *action* to the session, then answers; the action may be async and may say a status."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         result = action(scope["session"])
@@ -81,7 +83,9 @@ class Client:
         twin.cookies = dict(self.cookies)
         return twin
 
-    def scope(self, path: str = "/", *, kind: str = "http", accept: str = "*/*", **more: Any) -> dict[str, Any]:
+    def scope(
+        self, path: str = "/", *, kind: str = "http", accept: str = "*/*", **more: Any
+    ) -> dict[str, Any]:
         headers = [(b"host", self.host.encode()), (b"accept", accept.encode())]
         if self.cookies:
             pairs = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
@@ -181,7 +185,7 @@ def chat(action: Callable[[Session, str], Any], first: Callable[[Session], Any] 
 
 
 class FaultyPort:
-    """A real port, between which and its callers faults can be put; `log` names the operations that reached us."""
+    """A real port that fails, hangs or loses answers on command; `log` names the operations that reached it."""
 
     def __init__(self, real: Port) -> None:
         self.real = real
@@ -194,7 +198,9 @@ class FaultyPort:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.real, name)
-        return method if name in {"open", "close", "wait"} else lambda *a, **k: self._call(name, method, *a, **k)
+        return (
+            method if name in {"open", "close", "wait"} else lambda *a, **k: self._call(name, method, *a, **k)
+        )
 
     async def _call(self, name: str, method: Callable[..., Awaitable[Any]], *args: Any, **named: Any) -> Any:
         self.log.append(name)
@@ -246,7 +252,13 @@ class Site:
     """A middleware over an app and a backend, its manager's events, and a first visitor."""
 
     def __init__(
-        self, app: App, backend: Backend, clock: ManualClock, *, entrance: dict[str, Any] | None = None, **options: Any
+        self,
+        app: App,
+        backend: Backend,
+        clock: ManualClock,
+        *,
+        entrance: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         options.setdefault("secret_key", KEY)
         self.clock = clock

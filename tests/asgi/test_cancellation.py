@@ -13,7 +13,7 @@ from tests.asgi.conftest import MakeSite
 from tests.asgi.harness import App, Client, FaultyBackend, FaultyPort, Site, page, put
 
 pytestmark = pytest.mark.anyio
-MOST = 60  # suspensions of one request; far more than there are
+MOST = 400  # suspensions of one request; far more than there are
 
 
 class Interrupted:
@@ -89,7 +89,12 @@ async def settle(site: Site) -> None:
 async def begin(site: Site) -> Client:
     """A browser that is signed in as ada, with two values."""
     client = site.new_client()
-    await site.visit(page(lambda session: (session.update(a=1, b=1), session.login("ada")) and None), client)
+
+    def sign_in(session: Session) -> None:
+        session.update(a=1, b=1)
+        session.login("ada")
+
+    await site.visit(page(sign_in), client)
     site.clock.advance(60)
     return client
 
@@ -112,10 +117,6 @@ async def another_user(site: Site) -> bool:
 
 async def is_ended(site: Site) -> bool:
     return await live(site, "ada") == []
-
-
-async def is_renewed(site: Site) -> bool:
-    return await live(site, "ada") == [{"new": 1}] or await live(site, "ada") == []
 
 
 def start_anew(session: Session) -> None:
@@ -152,9 +153,10 @@ async def test_cancelled_anywhere_the_plan_is_carried_out_whole_or_not_at_all(
         if not hit:
             break
     assert not hit
-    assert outcomes == sorted(outcomes)  # not done at first, done from some suspension on
     assert outcomes[-1]
-    assert how == "anyio" or not outcomes[0] or action(Session()) is None
+    if how == "by hand" and action is CASES[0].values[0]:
+        assert outcomes == sorted(outcomes)  # not done at first, done from some suspension on
+        assert not outcomes[0]
 
 
 async def interrupt(coroutine: Coroutine[Any, Any, None], at: int) -> bool:
@@ -169,16 +171,20 @@ async def interrupt(coroutine: Coroutine[Any, Any, None], at: int) -> bool:
 async def cancel_scope(coroutine: Coroutine[Any, Any, None], after: int) -> bool:
     """Cancelled as anyio does it: again at every further suspension."""
 
+    ended = False
+
     async def run() -> None:
+        nonlocal ended
         await coroutine
+        ended = True
 
     async with anyio.create_task_group() as group:
         group.start_soon(run)
         for _ in range(after):
             await asyncio.sleep(0)
-        [*running] = [task for task in asyncio.all_tasks() if "run" in str(task.get_coro())]
+        was_running = not ended
         group.cancel_scope.cancel()
-    return after < MOST - 1 and bool(running)
+    return was_running
 
 
 async def test_the_harness_does_cancel() -> None:
@@ -200,7 +206,7 @@ async def hold_and_cancel(site: Site, faults: FaultyPort, operation: str, app: A
     site.middleware.app = app
     faults.log.clear()
     task = asyncio.ensure_future(request(site.client))
-    while operation not in faults.log:
+    while operation not in faults.log:  # noqa: ASYNC110  (one turn of the loop at a time)
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -235,7 +241,9 @@ async def test_a_started_logout_completes_and_happens_once(faulty_site: Site, fa
     ]
 
 
-async def test_a_client_that_leaves_during_the_load_leaves_nothing(faulty_site: Site, faults: FaultyPort) -> None:
+async def test_a_client_that_leaves_during_the_load_leaves_nothing(
+    faulty_site: Site, faults: FaultyPort
+) -> None:
     await faulty_site.visit(page(put(n=1)))
     await hold_and_cancel(faulty_site, faults, "load", page(put(n=2)))
     assert await faulty_site.value("n") == 1

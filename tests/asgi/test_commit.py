@@ -20,7 +20,9 @@ pytestmark = pytest.mark.anyio
 
 def lost(site: Site) -> list[tuple[object, object]]:
     """Reason and keys of what was not saved."""
-    return [(event.fields["reason"], event.fields["keys"]) for event in site.named("session_data_save_failed")]
+    return [
+        (event.fields["reason"], event.fields["keys"]) for event in site.named("session_data_save_failed")
+    ]
 
 
 async def test_the_commit_is_done_before_the_response_leaves(
@@ -46,7 +48,9 @@ async def test_a_reader_never_writes(faulty_site: Site, faults: FaultyPort) -> N
     assert (faults.log, read.set_cookie) == (["load"], None)
 
 
-async def test_a_visitor_without_a_cookie_costs_no_backend_call(faulty_site: Site, faults: FaultyPort) -> None:
+async def test_a_visitor_without_a_cookie_costs_no_backend_call(
+    faulty_site: Site, faults: FaultyPort
+) -> None:
     await faulty_site.visit(page(lambda session: session.get("n")))
     assert faults.log == []
 
@@ -412,7 +416,9 @@ async def test_the_same_route_when_not_passive_is_activity(make_site: MakeSite) 
 
 
 @pytest.mark.parametrize("cookie", ["x", "", "A" * 22 + "." + "A" * 22 + ".1." + "A" * 43, "é"])
-async def test_a_bad_cookie_is_an_event_and_no_backend_call(faulty_site: Site, faults: FaultyPort, cookie: str) -> None:
+async def test_a_bad_cookie_is_an_event_and_no_backend_call(
+    faulty_site: Site, faults: FaultyPort, cookie: str
+) -> None:
     faulty_site.client.cookies["session"] = cookie
     answered = await faulty_site.visit(page(lambda session: session.get("n")))
     assert (answered.status, faults.log) == (200, [])

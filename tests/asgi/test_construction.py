@@ -32,7 +32,12 @@ def test_nine_arguments_stand_where_starlette_has_them() -> None:
 def test_all_nine_may_be_passed_by_position() -> None:
     made = SessionMiddleware(APP, KEY, "sid", 60, "/shop", "strict", True, "example.com", True)
     cookie = made.manager.cookie
-    assert (cookie.session_cookie, cookie.max_age, cookie.path, cookie.same_site) == ("sid", 60, "/shop", "strict")
+    assert (cookie.session_cookie, cookie.max_age, cookie.path, cookie.same_site) == (
+        "sid",
+        60,
+        "/shop",
+        "strict",
+    )
     assert (cookie.https_only, cookie.domain, cookie.partitioned) == (True, "example.com", True)
 
 
@@ -46,7 +51,7 @@ ILLEGAL: list[tuple[str, dict[str, Any]]] = [
     ("app", {"app": "main:app"}),
     ("secret_key", {"secret_key": ""}),
     ("secret_key", {"secret_key": None}),
-    ("secret_key", {"secret_key": 7.5 and object()}),
+    ("secret_key", {"secret_key": object()}),
     ("session_cookie", {"session_cookie": "a b"}),
     ("session_cookie", {"session_cookie": "a=b"}),
     ("max_age", {"max_age": 401 * 86400}),
@@ -113,17 +118,18 @@ def test_a_manager_is_passed_instead_of_what_it_has(named: str, arguments: dict[
 
 
 def test_a_manager_without_a_key_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="^secret_key"):
+    with pytest.raises(ConfigurationError, match=r"^secret_key"):
         SessionMiddleware(APP, manager=SessionManager())
 
 
-@pytest.mark.parametrize("passed", ["as a backend", "in a manager"])
-def test_a_backend_of_the_wrong_colour_is_refused_with_what_to_pass_instead(passed: str) -> None:
+@pytest.mark.parametrize("how", ["as a backend", "in a manager"])
+def test_a_backend_of_the_wrong_colour_is_refused_with_what_to_pass_instead(how: str) -> None:
+    backend = BlockingOnly()
+    passed: dict[str, Any] = {"secret_key": KEY, "backend": backend}
+    if how == "in a manager":
+        passed = {"manager": SessionManager(backend, secret_key=KEY)}
     with pytest.raises(ConfigurationError, match=r"BlockingOnly has no async port.*backend=\"memory://\""):
-        if passed == "as a backend":
-            SessionMiddleware(APP, KEY, backend=BlockingOnly())
-        else:
-            SessionMiddleware(APP, manager=SessionManager(BlockingOnly(), secret_key=KEY))
+        SessionMiddleware(APP, **passed)
 
 
 @pytest.mark.anyio

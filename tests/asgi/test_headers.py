@@ -41,12 +41,16 @@ def test_a_response_with_a_cookie_is_stored_by_no_shared_cache(before: Headers, 
     assert headers == after
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "app.localhost", "127.0.0.1:80", "[::1]:80", ""])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8000", "app.localhost", "127.0.0.1:80", "[::1]:80", ""]
+)
 def test_this_machine_is_local(host: str) -> None:
     assert is_local(host.encode())
 
 
-@pytest.mark.parametrize("host", ["localhost.evil.example", "127.0.0.1.evil.example", "example.com", "[::1:2]"])
+@pytest.mark.parametrize(
+    "host", ["localhost.evil.example", "127.0.0.1.evil.example", "example.com", "[::1:2]"]
+)
 def test_what_looks_like_this_machine_is_not(host: str) -> None:
     assert not is_local(host.encode())
 
@@ -74,7 +78,11 @@ async def test_the_apps_own_private_is_kept(site: Site) -> None:
 
 
 async def test_a_response_never_sets_our_cookie_twice(site: Site) -> None:
-    others = [(b"Set-Cookie", b"session=forged; path=/"), (b"set-cookie", b"theme=dark"), (b"set-cookie", b"sessions=1")]
+    others = [
+        (b"Set-Cookie", b"session=forged; path=/"),
+        (b"set-cookie", b"theme=dark"),
+        (b"set-cookie", b"sessions=1"),
+    ]
     answer = await site.visit(page(put(n=1), headers=others))
     names = [cookie.partition("=")[0] for cookie in answer.all("set-cookie")]
     assert sorted(names) == ["session", "sessions", "theme"]
@@ -87,7 +95,14 @@ async def test_where_we_set_none_the_apps_cookie_stays(site: Site) -> None:
 
 
 async def test_the_removal_repeats_every_attribute(make_site: MakeSite) -> None:
-    site = make_site(session_cookie="sid", path="/shop", domain="example.com", same_site="none", https_only=True, partitioned=True)
+    site = make_site(
+        session_cookie="sid",
+        path="/shop",
+        domain="example.com",
+        same_site="none",
+        https_only=True,
+        partitioned=True,
+    )
     made = (await site.visit(page(put(n=1)))).set_cookie or ""
     removal = (await site.visit(page(lambda session: session.logout()))).set_cookie or ""
     attributes = {part.strip().lower() for part in made.split(";")[1:]} - {"max-age=1209600"}

@@ -20,10 +20,11 @@ from typing import Any
 import aiosqlite
 import pytest
 
-from session_middleware.backends import sql
-from session_middleware.backends import sqlite as module
+from session_middleware.backends import sql, sqlite_file
 from session_middleware.backends.base import ByUser, Counting
-from session_middleware.backends.sqlite import SQLiteBackend, file_system_of
+from session_middleware.backends.sqlite import SQLiteBackend
+from session_middleware.backends.sqlite_batches import Wal
+from session_middleware.backends.sqlite_file import file_system_of
 from session_middleware.errors import (
     BackendClosed,
     BackendCorrupt,
@@ -99,8 +100,9 @@ def statements_of(port: Any) -> list[str]:
 def python(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     prelude = (
         "import asyncio, os, sys, threading\n"
-        "from session_middleware.backends import sqlite as module\n"
+        "from session_middleware.backends import sqlite_file\n"
         "from session_middleware.backends.sqlite import SQLiteBackend\n"
+        "from session_middleware.backends.sqlite_port import SQLitePort\n"
         "from session_middleware.record import Delta\n"
         "from tests.backends.test_sqlite import NOW, drive, plainly, record\n"
     )
@@ -469,7 +471,7 @@ def test_a_locked_file_is_unavailable_until_it_is_free(ports: Any, path: Path, c
 
 @pytest.mark.parametrize(
     "garbage",
-    ["floors='{'", "accepted='[1]'", "metadata='\"'", "generation='x'", "data='text'", "last_seen_at='x'"],
+    ["facts='{'", "facts='[1]'", "facts=x'00'", "version='x'", "data='text'", "last_seen_at='x'"],
 )
 def test_a_row_that_cannot_be_read_is_told_and_kept(ports: Any, path: Path, garbage: str) -> None:
     port = ports("blocking")
@@ -509,10 +511,10 @@ def test_the_write_ahead_log_is_bounded(
     ports: Any, path: Path, monkeypatch: pytest.MonkeyPatch, colour: str, copied: bool
 ) -> None:
     most = 256 * 1024
-    monkeypatch.setattr(module, "_WAL_MOST", most)
+    monkeypatch.setattr(sqlite_file, "WAL_MOST", most)
     if not copied:  # the control: without copying it grows with every commit
-        monkeypatch.setattr(module._Wal, "is_large", lambda _: False)
-        monkeypatch.setattr(module._Wal, "is_huge", lambda _: False)
+        monkeypatch.setattr(Wal, "is_large", lambda _: False)
+        monkeypatch.setattr(Wal, "is_huge", lambda _: False)
 
     async def run() -> int:
         port = ports(colour)
@@ -569,7 +571,7 @@ def test_nothing_is_known_without_a_table_of_mounts() -> None:
 def test_a_network_file_system_is_refused_unless_forced(
     ports: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_mounts", lambda: "30 21 0:40 / / rw - nfs4 host:/ rw")
+    monkeypatch.setattr(sqlite_file, "_mounts", lambda: "30 21 0:40 / / rw - nfs4 host:/ rw")
     with pytest.raises(
         ConfigurationError, match=r"network file system \(nfs4\).*force_network_filesystem=True"
     ):
@@ -734,7 +736,7 @@ add = lambda: drive(colour, port.commit("one", Delta(increments={"n": 1}), NOW))
 drive(colour, port.create(record(), NOW))
 add()
 if inherit:  # the control: a fork that lets go of nothing, and a child that opens its own connection
-    module._Port.before_fork = lambda self: self._opening.acquire()
+    SQLitePort.before_fork = lambda self: self._opening.acquire()
 (told, tell), (may_end, end) = os.pipe(), os.pipe()
 child = os.fork()
 if child == 0:

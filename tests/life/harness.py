@@ -1,16 +1,16 @@
 """A site under test: browsers, requests held inside their handler, and a spy between core and backend.
 
-Reading order: `Response`, `Browser`, `Site` (what tests use), then the two drivers (`AsgiHeld`, `PlainHeld`: one
-request each), then `SpyBackend`.
+Reading order: `Response`, `Browser`, `Site` (what tests use), then the two drivers (`AsgiHeld`, `PlainHeld`:
+one request each), then `SpyBackend`.
 
-A test plays the handler itself. `browser.begin()` opens a request and stops inside its handler, whose session is
-then `held.session`; `held.respond(status)` lets the response leave; `held.end()` is the end of the request, after
-its streamed body and background tasks. Other requests may do anything in between. `browser.visit(act)` is all of
-it at once.
+A test plays the handler itself. `browser.begin()` opens a request and stops inside its handler, whose session
+is then `held.session`; `held.respond(status)` lets the response leave; `held.end()` is the end of the
+request, after its streamed body and background tasks. Other requests may do anything in between.
+`browser.visit(act)` is all of it at once.
 
-The async driver serves a real ASGI app under `SessionMiddleware`, in an event loop that runs only while the test
-waits for it. The blocking driver does what an entrance without an event loop does, with the same `Performer` over
-the backend's blocking port.
+The async driver serves a real ASGI app under `SessionMiddleware`, in an event loop that runs only while the
+test waits for it. The blocking driver does what an entrance without an event loop does, with the same
+`Performer` over the backend's blocking port.
 """
 
 from __future__ import annotations
@@ -34,7 +34,18 @@ from session_middleware.record import Committed, CreateResult, Delta, Record, Re
 from session_middleware.session import Life, Session, SetCookie, UnreadSession
 from session_middleware.testing.clock import ManualClock
 
-__all__ = ["ABSOLUTE", "IDLE", "MAX_AGE", "Browser", "Call", "Held", "Response", "Site", "SpyBackend", "SpyPort"]
+__all__ = [
+    "ABSOLUTE",
+    "IDLE",
+    "MAX_AGE",
+    "Browser",
+    "Call",
+    "Held",
+    "Response",
+    "Site",
+    "SpyBackend",
+    "SpyPort",
+]
 
 T = TypeVar("T")
 KEY = "a key for tests, with more than 32 bytes in it"
@@ -322,7 +333,14 @@ class AsgiHeld(Held):
         self.messages: list[dict[str, Any]] = []
         self.orders: asyncio.Queue[Callable[[Any], Coroutine[Any, Any, None]] | None] = asyncio.Queue()
         self.paused = asyncio.Event()
-        scope = {"type": "http", "method": "GET", "path": path, "headers": headers, "scheme": "http", "held": self}
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "headers": headers,
+            "scheme": "http",
+            "held": self,
+        }
         self.task = self.loop.create_task(self._answer(scope))
         self._go_on()
         if self.task.done():
@@ -484,7 +502,7 @@ class SpyBackend:
 
 
 class SpyPort:
-    """`log` has the calls in order; `faults[name]` are raised by the next calls of that name, first to last."""
+    """`log` has the calls in order; `faults[name]` are raised by the next calls of that name, in turn."""
 
     def __init__(self, inner: Port) -> None:
         self.inner = inner

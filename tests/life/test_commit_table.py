@@ -34,7 +34,18 @@ def test_a_visitor_whose_handler_does_not_look_costs_nothing(site: Site, browser
         lambda session: session.clear(),
         lambda session: (session.update(a=1), session.logout()),
     ],
-    ids=["nothing", "read", "wrote-and-removed", "cycle", "cycle-0", "renew", "expiry", "invalidate", "clear", "end"],
+    ids=[
+        "nothing",
+        "read",
+        "wrote-and-removed",
+        "cycle",
+        "cycle-0",
+        "renew",
+        "expiry",
+        "invalidate",
+        "clear",
+        "end",
+    ],
 )
 def test_without_a_session_nothing_but_a_write_or_login_makes_one(
     site: Site, browser: Browser, act: Callable[[Session], object]
@@ -69,7 +80,9 @@ def test_an_id_that_is_taken_is_never_overwritten(site: Site, browser: Browser) 
     assert (browser.sees, other.sees) == ({"owner": "first"}, {"owner": "second"})
 
 
-def test_a_source_of_randomness_that_repeats_itself_gives_503_and_no_session(site: Site, browser: Browser) -> None:
+def test_a_source_of_randomness_that_repeats_itself_gives_503_and_no_session(
+    site: Site, browser: Browser
+) -> None:
     browser.visit(lambda session: session.update(a=1))
     site.performer._mint = lambda: (browser.id, "D" * 21 + "A")
     site.forget()
@@ -82,7 +95,11 @@ def test_a_source_of_randomness_that_repeats_itself_gives_503_and_no_session(sit
 def test_a_login_creates_a_session_with_a_user(site: Site, browser: Browser) -> None:
     browser.login("ann", cart=[1])
     record = site.record(browser.id)
-    assert (record.user_id, record.authenticated_at, dict(record.data)) == ("ann", site.clock.now, {"cart": b"[1]"})
+    assert (record.user_id, record.authenticated_at, dict(record.data)) == (
+        "ann",
+        site.clock.now,
+        {"cart": b"[1]"},
+    )
     assert site.calls == ["create"]
     assert site.told == ["session_created", "session_user_bound", "session_data_saved"]
     assert site.only("session_user_bound").user_id == "ann"
@@ -117,7 +134,9 @@ def ann(site: Site, browser: Browser) -> Browser:
     return browser
 
 
-@pytest.mark.parametrize("act", [lambda session: None, lambda session: session["a"], dict, lambda s: s.pop("no", 0)])
+@pytest.mark.parametrize(
+    "act", [lambda session: None, lambda session: session["a"], dict, lambda s: s.pop("no", 0)]
+)
 def test_a_reader_never_writes(site: Site, known: Browser, act: Callable[[Session], object]) -> None:
     assert known.visit(act).set_cookie is None
     assert (site.calls, site.told) == (["load"], [])
@@ -169,7 +188,8 @@ def test_a_browser_session_cookie_is_not_set_again_by_a_renewal(make_site: Calla
     site = make_site(max_age=None)
     browser = site.browser()
     first = browser.visit(lambda session: session.update(a=1))
-    assert first.max_age is None and "Max-Age" not in str(first.set_cookie)
+    assert first.max_age is None
+    assert "Max-Age" not in str(first.set_cookie)
     site.clock.advance(500)
     assert browser.visit().set_cookie is None
     assert site.record(browser.id).deadline == site.clock.now + IDLE
@@ -185,7 +205,9 @@ def test_a_change_writes_only_what_changed_and_no_cookie(site: Site, known: Brow
     assert site.told == ["session_data_saved"]
 
 
-def test_a_change_that_comes_with_a_due_renewal_is_one_commit_with_the_cookie(site: Site, known: Browser) -> None:
+def test_a_change_that_comes_with_a_due_renewal_is_one_commit_with_the_cookie(
+    site: Site, known: Browser
+) -> None:
     site.clock.advance(300)
     response = known.visit(lambda session: session.update(a=2))
     assert site.calls == ["load", "commit"]
@@ -212,11 +234,16 @@ def test_a_cycle_is_in_the_commit_of_the_data(site: Site, known: Browser) -> Non
     record = site.record(id_)
     assert (record.generation, list(record.accepted), record.floor) == (known.generation, [before], before)
     assert known.sees == {"a": 2, "b": [1]}
-    assert site.told == ["session_data_saved", "session_cycled", ]
+    assert site.told == [
+        "session_data_saved",
+        "session_cycled",
+    ]
 
 
 @pytest.mark.parametrize(
-    "act", [lambda session: session.update(role="admin"), lambda session: session.cycle(grace=0)], ids=["role", "cycle"]
+    "act",
+    [lambda session: session.update(role="admin"), lambda session: session.cycle(grace=0)],
+    ids=["role", "cycle"],
 )
 def test_a_changed_privilege_makes_every_older_cookie_worthless(
     site: Site, known: Browser, act: Callable[[Session], object]
@@ -253,7 +280,8 @@ def test_a_login_over_another_user_makes_a_session_of_its_own(site: Site, ann: B
     response = ann.login("bob", theme="dark")
     assert site.calls == ["load", "create", "delete"]
     assert (site.record(ann.id).user_id, site.stored(ann.id)) == ("bob", {"theme": b'"dark"'})
-    assert ann.id != old and response.cookie == ann.cookie
+    assert ann.id != old
+    assert response.cookie == ann.cookie
     assert site.answer(old) == Ended("superseded", site.clock.now, "bob")
     assert site.told == ["session_deleted", "session_created", "session_user_bound", "session_data_saved"]
     assert site.fields("session_deleted") == {"reason": "superseded"}
@@ -287,7 +315,8 @@ def test_a_login_over_another_user_whose_delete_fails_is_503_and_undone(site: Si
 def test_an_ending_deletes_and_removes_the_cookie(site: Site, ann: Browser, verb: str) -> None:
     id_ = ann.id
     response = ann.visit(lambda session: getattr(session, verb)())
-    assert response.removes and ann.cookie is None
+    assert response.removes
+    assert ann.cookie is None
     assert site.calls == ["load", "delete"]
     assert site.answer(id_) == Ended("logout", site.clock.now, "ann")
     assert site.told == ["session_deleted"]
@@ -316,7 +345,8 @@ def test_a_write_after_an_ending_begins_a_new_session(site: Site, ann: Browser) 
     old = ann.id
     response = ann.visit(lambda session: (session.clear(), session.update(b=1)))
     assert site.calls == ["load", "create", "delete"]
-    assert ann.id != old and response.cookie == ann.cookie
+    assert ann.id != old
+    assert response.cookie == ann.cookie
     assert (site.record(ann.id).user_id, site.stored(ann.id)) == (None, {"b": b"1"})
     assert site.answer(old) == Ended("logout", site.clock.now)
     assert site.told == ["session_deleted", "session_created", "session_data_saved"]
@@ -392,7 +422,9 @@ def test_a_change_of_what_is_gone_never_creates_it_again(site: Site, known: Brow
     assert (response.status, response.set_cookie) == (201, None)
     assert site.calls == ["commit"]
     assert isinstance(site.answer(id_), Ended)
-    assert [(event.fields["reason"], event.fields["keys"]) for event in site.events if "failed" in event.name] == [
+    assert [
+        (event.fields["reason"], event.fields["keys"]) for event in site.events if "failed" in event.name
+    ] == [
         ("gone", ["a"]),
         ("ended", ["late"]),
     ]
@@ -455,7 +487,8 @@ def test_a_login_to_what_is_gone_creates(site: Site, known: Browser) -> None:
     response = slow.respond()
     slow.end()
     assert site.calls == ["commit", "create"]
-    assert known.id != old and response.cookie == known.cookie
+    assert known.id != old
+    assert response.cookie == known.cookie
     assert (site.record(known.id).user_id, site.stored(known.id)) == ("ann", {"c": b"1"})
 
 

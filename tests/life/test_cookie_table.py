@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from session_middleware.cookies import CookieCodec, CookieSettings, Credential
-from session_middleware.errors import BackendUnavailable
+from session_middleware.errors import BackendUnavailable, SessionDataError
 from session_middleware.record import Delta, Ended, replace
 from session_middleware.session import Session
 from tests.life.harness import IDLE, KEY, Browser, Site
@@ -50,7 +50,9 @@ def forged(browser: Browser, **changes: object) -> Browser:
 # --- no cookie that verifies ---
 
 
-@pytest.mark.parametrize("damage", [lambda c: "", lambda c: "x" * 100, lambda c: c[:-1], lambda c: "A" + c[1:]])
+@pytest.mark.parametrize(
+    "damage", [lambda c: "", lambda c: "x" * 100, lambda c: c[:-1], lambda c: "A" + c[1:]]
+)
 def test_a_cookie_that_does_not_verify_costs_no_backend_call(
     site: Site, known: Browser, damage: Callable[[str], str]
 ) -> None:
@@ -128,7 +130,11 @@ def test_an_accepted_cookie_gets_the_current_one_after_an_empty_commit(site: Sit
     assert site.calls == ["load", "commit"]
     [_, commit] = site.port.log
     assert isinstance(commit.what, Delta)
-    assert (commit.what.admitted, dict(commit.what.set), commit.what.cycle) == (int((site.clock.now - 10) * 1000), {}, None)
+    assert (commit.what.admitted, dict(commit.what.set), commit.what.cycle) == (
+        int((site.clock.now - 10) * 1000),
+        {},
+        None,
+    )
     assert site.told == []
 
 
@@ -202,7 +208,10 @@ def test_a_cookie_from_before_the_login_sees_nobody_and_saves_nothing(
     held.end()
     assert (response.status, response.set_cookie) == (201, None)
     assert site.calls == ["load"]
-    assert [event.fields["keys"] for event in site.events if event.name == "session_data_save_failed"] == [["b"], ["c"]]
+    assert [event.fields["keys"] for event in site.events if event.name == "session_data_save_failed"] == [
+        ["b"],
+        ["c"],
+    ]
     assert {event.fields["reason"] for event in site.events if "failed" in event.name} == {"superseded"}
     assert site.stored(known.id) == {"a": b"1"}
 
@@ -253,7 +262,9 @@ def test_a_failed_logout_of_an_overtaken_request_is_503(site: Site, known: Brows
     assert held.respond().status == 503
 
 
-def test_a_login_with_a_cookie_from_before_the_same_login_gets_the_current_cookie(site: Site, known: Browser) -> None:
+def test_a_login_with_a_cookie_from_before_the_same_login_gets_the_current_cookie(
+    site: Site, known: Browser
+) -> None:
     old = overtaken(known)
     assert old.login("ann").cookie == known.cookie
     assert site.calls == ["load", "load"]
@@ -267,14 +278,18 @@ def test_a_login_with_a_cookie_from_before_anothers_login_creates(site: Site, kn
     assert site.stored(old.id) == {"b": b"1"}
 
 
-def test_a_login_with_a_cookie_from_before_a_change_of_privilege_supersedes(site: Site, known: Browser) -> None:
+def test_a_login_with_a_cookie_from_before_a_change_of_privilege_supersedes(
+    site: Site, known: Browser
+) -> None:
     old, id_ = cycled(known, grace=0), known.id
     old.login("bob")
     assert site.answer(id_) == Ended("superseded", site.clock.now, "bob")
     assert site.record(old.id).user_id == "bob"
 
 
-def test_a_logout_and_login_with_a_cookie_from_before_ends_the_session_for_good(site: Site, known: Browser) -> None:
+def test_a_logout_and_login_with_a_cookie_from_before_ends_the_session_for_good(
+    site: Site, known: Browser
+) -> None:
     old, id_ = overtaken(known), known.id
     old.visit(lambda session: (session.logout(), session.login("ann")))
     assert site.answer(id_) == Ended("logout", site.clock.now, "ann")
@@ -309,7 +324,8 @@ def test_an_old_superseded_cookie_is_a_visitor_like_any_other(site: Site, known:
     held.session["b"] = 1
     response = held.respond()
     held.end()
-    assert response.cookie is not None and old.id != known.id
+    assert response.cookie is not None
+    assert old.id != known.id
     assert site.suspicion() == "superseded_cookie"
     assert site.only("session_suspicious_activity").session_id == known.id
     assert (site.stored(old.id), site.stored(known.id)) == ({"b": b"1"}, {"a": b"1"})
@@ -332,7 +348,8 @@ def test_a_cookie_the_record_does_not_know_opens_nothing(
 ) -> None:
     thief = forged(known, **change)
     response = thief.visit(lambda session: session.update(b=1))
-    assert response.cookie is not None and thief.id != known.id
+    assert response.cookie is not None
+    assert thief.id != known.id
     assert site.suspicion() == "unknown_generation"
     assert site.stored(known.id) == {"a": b"1"}
 
@@ -375,7 +392,9 @@ def test_a_second_logout_does_nothing(site: Site, known: Browser) -> None:
     assert site.calls == ["load"]
 
 
-@pytest.mark.parametrize(("reason", "seconds"), [("logout", 30.0), ("superseded", 30.0), ("deleted", 0.0), ("revoked", 1.0)])
+@pytest.mark.parametrize(
+    ("reason", "seconds"), [("logout", 30.0), ("superseded", 30.0), ("deleted", 0.0), ("revoked", 1.0)]
+)
 def test_a_session_that_ended_otherwise_is_told_and_a_write_begins_anew(
     site: Site, known: Browser, reason: str, seconds: float
 ) -> None:
@@ -397,7 +416,8 @@ def test_an_unknown_id_is_never_adopted(site: Site, known: Browser) -> None:
     stranger = forged(known, id="X" * 21 + "A")
     wanted = stranger.id
     response = stranger.visit(lambda session: session.update(b=1))
-    assert response.cookie is not None and stranger.id != wanted
+    assert response.cookie is not None
+    assert stranger.id != wanted
     assert site.answer(wanted) is None
     assert site.suspicion() == "unknown_id"
 
@@ -450,6 +470,14 @@ def test_a_row_that_cannot_be_decoded_is_an_anonymous_visitor_and_kept(
     assert site.only("session_data_retrieval_failed").session_id == id_
     assert site.record(id_).data.packed == damaged
     assert "delete" not in site.calls
+
+
+def test_a_row_that_cannot_even_be_read_is_an_anonymous_visitor_too(site: Site, known: Browser) -> None:
+    site.port.faults["load"] = [SessionDataError("damaged")]
+    assert known.sees == {}
+    assert site.told == ["session_data_retrieval_failed"]
+    assert site.fields("session_data_retrieval_failed") == {"reason": "undecodable"}
+    assert known.sees == {"a": 1}
 
 
 # --- several cookies of our name ---
@@ -529,7 +557,29 @@ def test_a_logout_while_cookies_conflict_ends_them_all(site: Site, status: int) 
     response = browser.visit(lambda session: session.logout(), status=status)
     assert response.removes
     assert (site.answer(one.id), site.answer(two.id)) == (Ended("logout", site.clock.now),) * 2
-    assert [event.fields["reason"] for event in site.events if event.name == "session_deleted"] == ["logout"] * 2
+    assert [event.fields["reason"] for event in site.events if event.name == "session_deleted"] == [
+        "logout"
+    ] * 2
+
+
+def test_a_late_logout_while_cookies_conflict_ends_them_all(site: Site) -> None:
+    one, two = two_sessions(site, "ann", "bob")
+    held = both(one, two)[0].begin()
+    held.respond()
+    held.session.logout()
+    held.session["b"] = 1
+    held.end()
+    assert (site.answer(one.id), site.answer(two.id)) == (Ended("logout", site.clock.now),) * 2
+    assert site.lost() == ("response_started", ["b"])
+
+
+def test_a_logout_and_a_write_while_cookies_conflict_end_them_all(site: Site) -> None:
+    one, two = two_sessions(site, "ann", "bob")
+    [browser, _] = both(one, two)
+    browser.visit(lambda session: (session.clear(), session.update(b=1)))
+    assert site.stored(browser.id) == {"b": b"1"}
+    assert isinstance(site.answer(one.id), Ended)
+    assert isinstance(site.answer(two.id), Ended)
 
 
 def test_an_anonymous_write_while_cookies_conflict_ends_nothing(site: Site) -> None:
@@ -550,7 +600,9 @@ def test_a_logout_beside_an_overtaken_cookie_ends_the_live_session(site: Site) -
 # --- where a removal cookie may not be ---
 
 
-@pytest.mark.parametrize("act", [lambda session: None, lambda session: session.logout(), lambda s: s.update(b=1)])
+@pytest.mark.parametrize(
+    "act", [lambda session: None, lambda session: session.logout(), lambda s: s.update(b=1)]
+)
 def test_nothing_removes_the_cookie_of_a_login_that_happened_meanwhile(
     site: Site, known: Browser, act: Callable[[Session], object]
 ) -> None:

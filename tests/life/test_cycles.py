@@ -27,7 +27,9 @@ def ann(site: Site, known: Browser) -> Browser:
     return known
 
 
-def test_of_parallel_cycles_one_makes_a_generation_and_both_get_its_cookie(site: Site, known: Browser) -> None:
+def test_of_parallel_cycles_one_makes_a_generation_and_both_get_its_cookie(
+    site: Site, known: Browser
+) -> None:
     one, two = known.begin(), known.begin()
     one.session.update(x=1)
     two.session.update(y=1)
@@ -137,4 +139,8 @@ def test_a_cycle_moves_no_deadline(site: Site, ann: Browser) -> None:
     before = site.record(ann.id)
     ann.visit(lambda session: session.cycle())
     after = site.record(ann.id)
-    assert (after.limit, after.deadline, after.created_at) == (before.limit, before.deadline, before.created_at)
+    assert (after.limit, after.deadline, after.created_at) == (
+        before.limit,
+        before.deadline,
+        before.created_at,
+    )

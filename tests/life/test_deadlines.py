@@ -102,7 +102,11 @@ def test_a_passive_route_renews_nothing_and_still_saves(make_site: Callable[...,
     assert site.calls == ["load"]
     browser.visit(lambda session: session.update(b=1), path="/poll")
     record = site.record(browser.id)
-    assert (record.deadline, record.last_seen_at, dict(record.data)) == (deadline, seen, {"a": b"1", "b": b"1"})
+    assert (record.deadline, record.last_seen_at, dict(record.data)) == (
+        deadline,
+        seen,
+        {"a": b"1", "b": b"1"},
+    )
     browser.visit(path="/page")
     assert site.record(browser.id).deadline == site.clock.now + IDLE
 
@@ -129,7 +133,10 @@ def test_an_expiry_of_its_own_governs_later_renewals(site: Site, known: Browser)
 def test_no_expiry_goes_back_to_the_policy(site: Site, known: Browser) -> None:
     known.visit(lambda session: session.set_expiry(100))
     known.visit(lambda session: session.set_expiry(None))
-    assert (site.record(known.id).idle_timeout, site.record(known.id).deadline) == (None, site.clock.now + IDLE)
+    assert (site.record(known.id).idle_timeout, site.record(known.id).deadline) == (
+        None,
+        site.clock.now + IDLE,
+    )
 
 
 def test_an_expiry_asked_for_at_creation_holds_from_the_first(site: Site, browser: Browser) -> None:

@@ -80,7 +80,9 @@ def test_a_late_first_write_of_a_visitor_without_a_session_is_told(site: Site, b
     assert site.lost() == ("response_started", ["a"])
 
 
-def test_a_late_change_of_what_was_ended_meanwhile_is_told(site: Site, known: Browser, answered: Held) -> None:
+def test_a_late_change_of_what_was_ended_meanwhile_is_told(
+    site: Site, known: Browser, answered: Held
+) -> None:
     known.visit(lambda session: session.logout())
     site.forget()
     answered.session["b"] = 1
@@ -215,7 +217,9 @@ def test_any_other_response_saves(site: Site, known: Browser, status: int) -> No
 
 
 @pytest.mark.parametrize("act", [lambda s: s.update(a=1), lambda s: s.login("ann")])
-def test_a_failed_response_creates_no_session(site: Site, browser: Browser, act: Callable[[Session], object]) -> None:
+def test_a_failed_response_creates_no_session(
+    site: Site, browser: Browser, act: Callable[[Session], object]
+) -> None:
     assert browser.visit(act, status=500).set_cookie is None
     assert site.calls == []
 

@@ -53,7 +53,8 @@ def test_removing_the_user_unbinds_and_cycles_and_the_session_goes_on(site: Site
     limit = site.record(id_).limit
     response = ann.visit(lambda session: session.pop("user_id"))
     record = site.record(id_)
-    assert response.cookie == ann.cookie and ann.id == id_
+    assert response.cookie == ann.cookie
+    assert ann.id == id_
     assert (record.user_id, record.authenticated_at, record.limit) == (None, None, limit)
     assert record.floor == record.generation == ann.generation
     assert (ann.sees, old.sees) == ({"a": 1}, {})
@@ -61,7 +62,9 @@ def test_removing_the_user_unbinds_and_cycles_and_the_session_goes_on(site: Site
     assert site.only("session_user_unbound").user_id == "ann"
 
 
-def test_assigning_another_user_makes_a_new_session_of_what_this_request_set(site: Site, ann: Browser) -> None:
+def test_assigning_another_user_makes_a_new_session_of_what_this_request_set(
+    site: Site, ann: Browser
+) -> None:
     old = ann.id
     ann.visit(lambda session: session.update(user_id="bob", b=2))
     assert ann.id != old
@@ -123,7 +126,9 @@ def test_a_privilege_change_is_never_lost_to_a_parallel_cycle_with_grace(site: S
     assert first.sees == {}
 
 
-def test_an_app_that_calls_login_itself_may_keep_anything_under_its_user_keys(site: Site, browser: Browser) -> None:
+def test_an_app_that_calls_login_itself_may_keep_anything_under_its_user_keys(
+    site: Site, browser: Browser
+) -> None:
     browser.login("ann")
     id_ = browser.id
     site.clock.advance(1)

@@ -53,7 +53,15 @@ def test_increments_of_a_new_session_are_its_first_values(site: Site, browser: B
         (lambda s: (s.increment("n"), s.pop("n"), s.increment("n")), 1),
         (lambda s: (s.clear(), s.increment("n")), 1),
     ],
-    ids=["twice", "then-assigned", "after-assigning", "after-deleting", "then-deleted", "deleted-between", "cleared"],
+    ids=[
+        "twice",
+        "then-assigned",
+        "after-assigning",
+        "after-deleting",
+        "then-deleted",
+        "deleted-between",
+        "cleared",
+    ],
 )
 def test_a_parallel_increment_meets_an_increment_or_an_exact_value(
     site: Site, known: Browser, act: Callable[[Session], object], expected: int | None
@@ -97,7 +105,9 @@ def test_what_is_no_integer_cannot_be_incremented(known: Browser, name: str, by:
     assert refused.value.key == name
 
 
-def test_an_increment_that_meets_text_in_the_backend_is_told_and_nothing_is_saved(site: Site, known: Browser) -> None:
+def test_an_increment_that_meets_text_in_the_backend_is_told_and_nothing_is_saved(
+    site: Site, known: Browser
+) -> None:
     held = known.begin()
     known.visit(lambda session: session.update(n="text"))
     site.forget()

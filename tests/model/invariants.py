@@ -195,7 +195,7 @@ class Ledger:
     def is_stranger(self, visit: Visit, note: Note, id_: str, life: Life, generation: int) -> bool:
         if id_ in self.last:
             return not self.came_before_floor(visit, note, life, generation)
-        return id_ not in note.promises and not self.came_before_end(visit, life)
+        return not self.came_before_end(visit, life)
 
     def opened(self, visit: Visit, note: Note, id_: str, now: float) -> None:
         record, life = self.last.get(id_), self.lives[id_]
@@ -249,7 +249,7 @@ class Ledger:
 
     def deleted(self, visit: Visit | None, id_: str, old: Stored, at: int, now: float) -> None:
         life = self.lives[id_]
-        life.ended_at, life.ended_clock = at, now
+        life.ended_at, life.ended_clock = at, min(now, old.deadline)
         life.ended_by = visit if old.deadline > now + SLACK else None
         del self.last[id_]
         if visit is None:

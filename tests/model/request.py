@@ -244,9 +244,11 @@ class Request:
                 yield from self.update(plan, intent, now)
 
     def end(self, ids: Sequence[str], intent: Intent, now: float) -> Steps:
+        found = True
         for id_ in ids:
             yield "backend: delete"
-            self.removes |= self.delete(id_, now, "logout")
+            found &= self.delete(id_, now, "logout")
+        self.removes = found  # of several, one that a parallel request ended may have become a login
         self.set_cookie = None
         self.nothing_saved(intent, JustEnded())
 
@@ -302,9 +304,14 @@ class Request:
         they conflict (see `Tables.plan_anonymous`) and something was written after it."""
         if intent.login is None and not (intent.ended and self.conflicts):
             return
+        found = True
         for record in self.others:
             yield "backend: delete"
-            self.delete(record.id, now, "superseded")
+            found &= self.delete(record.id, now, "superseded" if intent.login else "logout")
+        if intent.login is None and not found and isinstance(self.opened, Live):
+            # As in the row "the same, then wrote": a parallel request was quicker, perhaps a login.
+            self.delete(self.opened.record.id, now, "superseded")
+            self.nothing_saved(intent, JustEnded())
 
     def replace(self, plan: Replace, intent: Intent, now: float) -> Steps:
         """Create, then delete; a failing delete takes the new one away again."""
