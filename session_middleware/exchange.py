@@ -65,6 +65,10 @@ class Entrance:
         self.immediate = manager.performer.port.immediate
         limited = manager.max_requests_per_session is not None
         self.opens_first = not self.immediate or limited or eager
+        # What every request asks for, looked up once: properties of the manager, and constant.
+        self.activity = manager.activity
+        self.reporter = manager.reporter
+        self.heartbeat = manager.heartbeat
         self.outage = manager.finisher.outage
         self.weak_key = self.codec.weak_key  # None once it was told
         self.warned_of_http = False
@@ -106,25 +110,31 @@ class Exchange(ActiveRequest):
         self.send = send
         self.session: Session = UnreadSession(self._open_now)
         scope["session"] = self.session
-        scope["session_middleware"] = {**scope.get("session_middleware", {}), entrance.name: self.session}
+        served = scope.get("session_middleware")
+        ours = {entrance.name: self.session}
+        scope["session_middleware"] = ours if served is None else {**served, **ours}
 
     # --- from beginning to end ---
 
     async def run(self) -> None:
         """Serve it."""
-        manager = self.entrance.manager
-        activity, limit = manager.activity, manager.max_concurrent_requests
+        entrance = self.entrance
+        activity, reporter, limit = (
+            entrance.activity,
+            entrance.reporter,
+            entrance.manager.max_concurrent_requests,
+        )
         if limit is not None and len(activity) >= limit:
             await self._refuse(503, active=len(activity), limit=limit)
             return
         activity.enter(self)
-        observed = manager.reporter.wants("request_started") or manager.reporter.wants("request_finished")
+        observed = reporter.wants("request_started") or reporter.wants("request_finished")
         if observed:
             self._report_start()
         failed = True
         try:
-            manager.heartbeat.ensure()
-            if not self.entrance.opens_first or await self._open_first():
+            entrance.heartbeat.ensure()
+            if not entrance.opens_first or await self._open_first():
                 await self._call_app()
             failed = self.status >= _ERROR
         finally:

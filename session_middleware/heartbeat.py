@@ -47,7 +47,7 @@ class Heartbeat:
     # --- what is done ---
 
     async def round(self) -> None:
-        """Renew what is due, close the sockets whose session is gone. A backend that is down is asked later."""
+        """Renew what is due, close sockets whose session is gone. What fails is tried again next time."""
         now = self._core.clock()
         for request in list(self._core.activity):
             try:

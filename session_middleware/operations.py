@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 from session_middleware.activity import ActiveRequest
@@ -64,7 +64,7 @@ class Operations:
         return session
 
     async def get_session(self, session_id: str, *, touch: bool = False) -> Session | None:
-        """The live session of this id, or None. Does not renew it unless *touch*.
+        """The live session of this id, or None, also for one that cannot be decoded. Renewed only if *touch*.
 
         Changes to it are saved by `save()` only.
         """
@@ -173,12 +173,12 @@ class Operations:
         """The newest live session of this user, or None."""
         now = self._core.clock()
         records = await self._by_user().list_user(user_text(user_id), now)
-        return self._session(records[0], now) if records else None
+        return next(self._sessions(records, now), None)
 
     async def get_user_sessions(self, user_id: str | int) -> list[Session]:
         """The live sessions of this user, newest first."""
         now = self._core.clock()
-        return [self._session(record, now) for record in await self._by_user().list_user(user_text(user_id), now)]
+        return list(self._sessions(await self._by_user().list_user(user_text(user_id), now), now))
 
     async def delete_user_sessions(
         self, user_id: str | int, keep: Iterable[str | Session] = (), *, reason: str = "revoked"
@@ -235,7 +235,7 @@ class Operations:
         if not isinstance(answer, Committed):
             self._emit("session_renewal_failed", record.id, record.user_id, now, reason=answer.name.lower())
             return False
-        session.life.opening = Live(replace(record, deadline=max(record.deadline, renewed)), opening.admitted)
+        session.life.opening = opening._replace(record=replace(record, deadline=max(record.deadline, renewed)))
         self._emit("session_renewed", record.id, record.user_id, now, expires_at=renewed)
         return True
 
@@ -303,12 +303,17 @@ class Operations:
         self._emit("session_renewed", record.id, record.user_id, now, expires_at=max(deadline, record.deadline))
         return replace(record, deadline=max(deadline, record.deadline), version=answer.version, last_seen_at=now)
 
-    def _session(self, record: Record, now: float) -> Session:
+    def _session(self, record: Record, now: float) -> Session | None:
+        """None for a record whose values cannot be decoded; it stays where it is."""
         session = Session()
         life = Life(self._core.policy, self._core.manager, Live(record, record.generation))
-        life.late = True  # no response of its own can carry a cookie
         self._performer.fill(session, life, now)
-        return session
+        session.life.late = True  # no response of its own can carry a cookie
+        return None if session.life.record is None else session
+
+    def _sessions(self, records: Iterable[Record], now: float) -> Iterator[Session]:
+        made = (self._session(record, now) for record in records)
+        return (session for session in made if session is not None)
 
     def _id(self, session_id: str) -> SessionId:
         # An id of another shape is asked for all the same, as one that nobody has: one code path, same events.

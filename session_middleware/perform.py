@@ -26,6 +26,7 @@ from session_middleware.plan import (
     Relogin,
     Swap,
     Write,
+    is_settled,
     new_record,
     plan_commit,
     plan_late,
@@ -162,6 +163,10 @@ class Performer:
         `BackendError` if the backend failed; both were reported.
         """
         failed = session.life.failed = failed and not session.life.policy.save_on_error
+        if isinstance(session.life.owed, RemoveCookie):
+            session.life.owed = None  # of an early `save`: by now it could remove the cookie of a later login
+        if is_settled(session, now):
+            return
         plan = self._planned(session, now, lambda: self._plan(session, now, failed=failed))
         if plan is not NOTHING:
             await self._carry_out(session, plan, now)
@@ -169,7 +174,7 @@ class Performer:
     async def commit_late(self, session: Session, now: float, *, failed: bool = False) -> None:
         """The same after the response has left: what can still be saved is saved, the rest is reported."""
         failed = session.life.failed or (failed and not session.life.policy.save_on_error)
-        if failed and not session.life.ended:
+        if (failed and not session.life.ended) or is_settled(session, now):
             return
         plan = self._planned(session, now, lambda: self._plan_late(session, now))
         if plan is not NOTHING:
@@ -273,6 +278,7 @@ class Performer:
     async def _write(self, session: Session, plan: Write, now: float) -> None:
         answer = await self.port.commit(plan.record.id, plan.delta, now)
         if isinstance(answer, Refused):
+            session.life.owed = None  # what an early `save` owed was overtaken
             await self._refused(session, await self._after_refusal(plan, answer, now), now)
             return
         self._settle_written(session, plan, answer, now)
@@ -346,7 +352,11 @@ class Performer:
             self._settle(session, JustEnded(id_, reason), _shown(session))
         else:
             self._settle(session, session.life.opening, _shown(session))
-        self._not_saved(session, id_, keys, reason, now)
+        if keys:
+            self._not_saved(session, id_, keys, reason, now)
+        else:  # a renewal, or a cycle, that came too late
+            user_id = None if record is None else record.user_id
+            self._emit("session_renewal_failed", id_, user_id, now, reason=reason)
 
     # --- what the session is afterwards ---
 

@@ -1,6 +1,6 @@
 """What a request leaves behind: the commit table, as pure functions.
 
-Reading order: the `Plan`s, `plan_commit` (before the response leaves), `plan_late` (once it has left), and
+Reading order: the `Plan`s, `is_settled`, `plan_commit` (before the response leaves), `plan_late` (once it has left), and
 `plan_refused` (when a backend refused to commit). No I/O, no clock, no randomness of their own.
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from session_middleware.changes import Changes, changes_of, login_of
-from session_middleware.record import UNSET, Delta, Ended, Record, SessionId, UnsetType
+from session_middleware.record import UNSET, Delta, Ended, Record, SessionId, UnsetType, replace
 from session_middleware.session import Fresh, JustEnded, Life, Live, Overtaken, Session
-from session_middleware.values import Values
+from session_middleware.values import Values, encode_plainly
 
 __all__ = [
     "NOTHING",
@@ -26,6 +26,7 @@ __all__ = [
     "Relogin",
     "Swap",
     "Write",
+    "is_settled",
     "new_record",
     "plan_commit",
     "plan_late",
@@ -105,6 +106,21 @@ Plan: TypeAlias = Nothing | Create | Write | End | Swap | Relogin | Keep | Lost
 NOTHING = Nothing()
 
 
+def is_settled(session: Session, now: float) -> bool:
+    """Whether there is nothing to commit, told without making a plan. False also means "find out"."""
+    life = session.life
+    if life.asked or session.modified or life.owed is not None or life.metadata is not None or life.before_commit:
+        return False
+    opening = life.opening
+    if type(opening) is Live:
+        record = opening.record
+        if opening.promised or opening.admitted != record.generation or record.cycle_due is not None:
+            return False
+        if record.accepted or _renewal(life, record, None, now) is not None:
+            return False
+    return encode_plainly(session) == life.loaded.packed
+
+
 def plan_commit(
     session: Session, now: float, mint: Mint, *, failed: bool = False, cookie_ages: bool = True
 ) -> Plan:
@@ -116,7 +132,7 @@ def plan_commit(
     life = session.life
     opening = life.opening
     if failed:
-        return _plan_ending(life) if life.ended else NOTHING
+        return _plan_ending(life) if life.ended else _plan_confirmation(life)
     changes = changes_of(session)
     match opening:
         case Live(record) if not life.ended:
@@ -165,6 +181,13 @@ def plan_refused(session: Session, answer: Record | Ended | None, now: float, mi
     return Create(record, also_end=_others(session))
 
 
+def _plan_confirmation(life: Life) -> Plan:
+    """An early `save` owes a cookie: it is sent only if nothing overtook it until the response leaves."""
+    if life.owed is None or not isinstance(life.opening, Live):
+        return NOTHING
+    return Write(life.opening.record, Delta(admitted=life.opening.admitted), sends_cookie=True)
+
+
 def _plan_ending(life: Life) -> End | Nothing:
     """The end of the session; where several conflict, of all that the cookies opened."""
     if isinstance(life.opening, Live | Overtaken):
@@ -182,7 +205,15 @@ def _plan_fresh(session: Session, changes: Changes, now: float, mint: Mint) -> P
     promised = life.opening.promised if isinstance(life.opening, Fresh) else None
     minted = mint if promised is None or life.ended else lambda: promised
     record = new_record(session, changes.alone(), user or None, now, minted)
+    if minted is not mint and _raises_privileges(life, changes, user):
+        record = _cycled_at_birth(record)
     return Create(record, also_end=_others(session) if life.ended or isinstance(user, str) else ())
+
+
+def _cycled_at_birth(record: Record) -> Record:
+    """A session that begins with a privilege: the promise that named it, which others may hold, does not open it."""
+    generation = record.generation + 1
+    return replace(record, generation=generation, floors=(record.generation, generation))
 
 
 def _plan_ended(session: Session, old: Record, changes: Changes, now: float, mint: Mint) -> Plan:
@@ -221,7 +252,7 @@ def _plan_live(
     cycle = _cycle_of(life, record, changes, user)
     delta = _delta_of(session, opening, changes, user, now, cycle=cycle)
     renews = delta.renew_to is not None or delta.expire_at is not None
-    stale_cookie = opening.admitted != record.generation or opening.promised
+    stale_cookie = opening.admitted != record.generation or opening.promised or life.owed is not None
     if not stale_cookie and delta == Delta(admitted=opening.admitted, seen_at=delta.seen_at):
         return NOTHING
     return Write(
@@ -256,10 +287,14 @@ def _cycle_of(
     life: Life, record: Record | None, changes: Changes, user: str | UnsetType | None
 ) -> float | None:
     """Seconds of grace of the cycle that is asked for by anybody; the strictest wins; None: no cycle."""
-    if user is not UNSET or not changes.keys().isdisjoint(life.policy.privilege_keys):
+    if _raises_privileges(life, changes, user):
         return 0.0
     due = None if record is None else record.cycle_due
     return min((grace for grace in (life.cycle, due) if grace is not None), default=None)
+
+
+def _raises_privileges(life: Life, changes: Changes, user: str | UnsetType | None) -> bool:
+    return user is not UNSET or not changes.keys().isdisjoint(life.policy.privilege_keys)
 
 
 def _delta_of(

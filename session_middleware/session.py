@@ -20,7 +20,7 @@ from session_middleware.errors import (
     SessionDataError,
 )
 from session_middleware.policy import Duration, Policy, seconds
-from session_middleware.record import UNSET, Record, SessionId, UnsetType
+from session_middleware.record import MAX_COUNTER, UNSET, Record, SessionId, UnsetType
 from session_middleware.values import NO_VALUES, JsonValue, Values, decode_values
 
 __all__ = [
@@ -98,57 +98,45 @@ CookieChange: TypeAlias = SetCookie | RemoveCookie
 class Life:
     """What is known of a session and what its handler asked for, until the commit."""
 
-    __slots__ = (
-        "before_commit",
-        "cycle",
-        "degraded",
-        "ended",
-        "expiry",
-        "failed",
-        "increments",
-        "late",
-        "loaded",
-        "login",
-        "manager",
-        "metadata",
-        "opening",
-        "others",
-        "owed",
-        "passive",
-        "policy",
-        "renew",
-    )
+    # Defaults on the class, not slots: what a request does not change costs it nothing.
+    others: tuple[Record, ...] = ()
+    """Further live sessions that the request's cookies opened; a login ends them."""
+    late = False  # the response has left
+    failed = False  # with a status of 500 or above: nothing is saved any more
+    passive = False  # the route is no activity: nothing is renewed
+    degraded = False  # the backend is down, on a route that works without
+    owed: CookieChange | None = None  # what the commits so far made of the cookie
+    before_commit: tuple[Callable[[], None], ...] = ()
+    """Called by every commit before it looks for changes; typed views write theirs into the session."""
+
+    # What the handler asked for. `asked` is True once it called anything that may change the session.
+    asked = False
+    login: str | None = None
+    cycle: float | None = None
+    ended = False
+    renew = False
+    expiry: float | UnsetType | None = UNSET
+    increments: dict[str, int] | None = None
+    metadata: dict[str, JsonValue] | None = None
 
     def __init__(self, policy: Policy, manager: object = None, opening: Opening = Fresh()) -> None:  # noqa: B008
         self.policy = policy
         self.manager = manager
         self.opening = opening
         self.loaded: Values = opening.record.data if type(opening) is Live else NO_VALUES
-        self.others: tuple[Record, ...] = ()
-        """Further live sessions that the request's cookies opened; a login ends them."""
-        self.late = False  # the response has left
-        self.failed = False  # with a status of 500 or above: nothing is saved any more
-        self.passive = False  # the route is no activity: nothing is renewed
-        self.degraded = False  # the backend is down, on a route that works without
-        self.owed: CookieChange | None = None  # what the commits so far made of the cookie
-        self.before_commit: tuple[Callable[[], None], ...] = ()
-        """Called by every commit before it looks for changes; typed views write theirs into the session."""
-        self.forget()
 
     def forget(self) -> None:
-        """Nothing is asked for: at the beginning, and after a commit."""
-        self.login: str | None = None
-        self.cycle: float | None = None
-        self.ended = False
-        self.renew = False
-        self.expiry: float | UnsetType | None = UNSET
-        self.increments: dict[str, int] | None = None
-        self.metadata: dict[str, JsonValue] | None = None
+        """Nothing is asked for any more: after a commit, and after a logout took back what came before."""
+        for name in _ASKED:
+            self.__dict__.pop(name, None)
 
     @property
     def record(self) -> Record | None:
         """The live record, or None."""
         return self.opening.record if type(self.opening) is Live else None
+
+
+_ASKED = ("asked", "login", "cycle", "ended", "renew", "expiry", "increments", "metadata")
 
 
 class Session(dict[str, JsonValue]):
@@ -286,7 +274,7 @@ class Session(dict[str, JsonValue]):
         self.mark_modified()
         super().clear()
         self.life.forget()
-        self.life.ended = True
+        self.life.ended = self.life.asked = True
 
     invalidate = logout
 
@@ -321,13 +309,15 @@ class Session(dict[str, JsonValue]):
     def increment(self, name: str, by: int = 1) -> int:
         """Add to a counter in the backend, so that parallel increments add up; what it shows from now on.
 
-        Raises `SessionDataError` if the value under *name* is no integer.
+        Raises `SessionDataError` if the value under *name* is no integer, or would leave 64 bits.
         """
         self.mark_modified()
         present = dict.get(self, name)
         if type(by) is not int or not (present is None or type(present) is int):
             raise SessionDataError(f"session[{name!r}] and the step must be integers to be incremented", name)
         shown = (present or 0) + by
+        if abs(shown) > MAX_COUNTER:
+            raise SessionDataError(f"session[{name!r}] would leave 64 bits", name)
         counters = self.life.increments = {} if self.life.increments is None else self.life.increments
         if name in counters or self.life.loaded.pairs.get(name) == (
             None if present is None else b"%d" % present
@@ -412,6 +402,7 @@ class Session(dict[str, JsonValue]):
             raise BackendUnavailable(
                 "the session backend is down: this session is read-only (session.degraded)"
             )
+        self.life.asked = True
 
     def _refuse_late_privilege(self, key: str, value: JsonValue) -> None:
         policy, record = self.life.policy, self.life.record

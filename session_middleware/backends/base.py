@@ -9,7 +9,8 @@ The contract:
 1. Each operation is atomic and linearizable per session: `load` sees every commit acknowledged before it was
    called, from any process.
 2. `deadline <= now` means it does not exist, whatever is still on disk.
-3. `commit` never creates; `create` never overwrites a live session. (This alone stops resurrection.)
+3. `commit` never creates; `create` never overwrites a live session, nor begins one anew under an id whose
+   ending is remembered. (This alone stops resurrection.)
 4. All of a delta applies or none of it. Order: unset, set, increments. `record.apply` is its meaning.
 5. `deadline` never passes `limit`; renewals and `last_seen_at` never go backwards.
 6. Of n concurrent cycles with grace from one generation exactly one makes a new one; cycles without grace,
@@ -82,7 +83,7 @@ class Port(Protocol):
         """The live record; why it ended, if that is still known; or None. A pure read."""
 
     async def create(self, record: Record, now: float) -> CreateResult:
-        """Insert, or EXISTS if a live record has the id. May replace an expired one."""
+        """Insert, or EXISTS if the id is a live record's or of a remembered ending. May replace an expired one."""
 
     async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
         """Change a live record as `record.apply` says; GONE if there is none. Never creates."""

@@ -101,9 +101,9 @@ class MemoryBackend:
         with self._lock:
             self._check_open()
             present = self._records.get(record.id)
+            if self._endings.get(record.id) is not None or (present is not None and present.deadline > now):
+                return EXISTS
             if present is not None:
-                if present.deadline > now:
-                    return EXISTS
                 self._remove(present)
             if len(self._records) >= self.max_records:
                 raise BackendFull(f"the memory backend holds max_records={self.max_records} sessions already")

@@ -172,8 +172,8 @@ _INSERT = (
     " WHERE session.deadline<=?"
 )
 
-# A commit writes the columns that each commit changes, and of the other two groups those in which one did: most
-# commits are one statement, which SQLite has prepared, and touch no index.
+# A commit writes the columns that each commit changes, and of the other two groups those in which one did.
+# Most commits are one statement, which SQLite has prepared, and touch no index.
 _UPDATE_TIMES = "UPDATE session SET version=?, last_seen_at=?, deadline=? WHERE n=?"
 _UPDATE_VALUES = "UPDATE session SET version=?, last_seen_at=?, deadline=?, data=? WHERE n=?"
 _UPDATE_STATE = "UPDATE session SET absolute_deadline=?, retained_until=?, idle_timeout=?, facts=? WHERE n=?"
@@ -282,6 +282,8 @@ def load(execute: Execute, id: SessionId, now: float) -> LoadAnswer:  # noqa: A0
 
 def create(execute: Execute, record: Record, now: float) -> CreateResult:
     """See `Port.create`."""
+    if _ending(execute, record.id) is not None:
+        return EXISTS
     return CREATED if execute(_INSERT, (*_row_of(record), now)).rowcount else EXISTS
 
 

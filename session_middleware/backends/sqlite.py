@@ -3,8 +3,8 @@
 Here is the description, `SQLiteBackend`, and what its arguments may be. Reading order of what stands behind
 it, each file on those before: `sql` (statements), `coalesce` (who waits together), `sqlite_handles`
 (connections, forks), `sqlite_file` (opening, making, refusing a file; errors), `sqlite_batches` (work on a
-connection), `sqlite_links` (worker threads), `sqlite_port` (the operations), then the colours, `sqlite_blocking`
-and `sqlite_async`.
+connection), `sqlite_links` (worker threads), `sqlite_port` (the operations), then the two colours in
+`sqlite_blocking` and `sqlite_async`.
 
 A port has one writer connection and at least one reader connection (`query_only`).
 """

@@ -60,6 +60,7 @@ WAL_MOST = 4 * 2**20
 """Bytes of write-ahead log; from then on it is copied back into the file."""
 
 _OPENING_PAUSE = 0.005  # seconds
+_pause = time.sleep
 _KNOWN_VERSION = len(sql.MIGRATIONS)
 
 
@@ -91,7 +92,7 @@ def open_connection(place: Place, *, reader: bool) -> sqlite3.Connection:
         _check_place(place)
         _create_file(place)
     connection = sqlite3.connect(
-        f"{Path(place.path).as_uri()}?mode=rw",  # a file deleted just now is not made again, and not by a reader
+        f"{Path(place.path).as_uri()}?mode=rw",  # what was deleted just now is not made again in passing
         uri=True,
         timeout=place.busy_timeout,
         isolation_level=None,  # transactions begin and end where we say
@@ -126,7 +127,7 @@ def _prepare_patiently(connection: sqlite3.Connection, place: Place) -> None:
             roll_back(connection)
             if not is_busy(problem) or time.monotonic() >= patience:
                 raise
-        time.sleep(_OPENING_PAUSE)
+        _pause(_OPENING_PAUSE)
 
 
 def _prepare_writer(connection: sqlite3.Connection, place: Place) -> None:

@@ -439,6 +439,15 @@ async def _a_create_replaces_an_expired_session(make: MakePort) -> None:
 
 
 @_case()
+async def _an_id_whose_ending_is_remembered_is_not_created_again(make: MakePort) -> None:
+    port = make()
+    record = await _created(port)
+    await port.delete(record.id, NOW, "logout")
+    _same(await port.create(_record(id=record.id), NOW + 1), EXISTS)
+    _same(await make().load(record.id, NOW + 1), Ended("logout", NOW))
+
+
+@_case()
 async def _a_session_that_replaced_an_expired_one_is_not_cleaned_up_with_it(make: MakePort) -> None:
     port = make()
     old = await _created(port, deadline=NOW + 10, limit=NOW + 10)

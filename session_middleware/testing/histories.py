@@ -161,7 +161,7 @@ def step(state: LoadAnswer, call: Call) -> tuple[LoadAnswer, Answer]:
         case Load():
             return state, _seen(state)
         case Create(_, new):
-            return (new, CREATED) if record is None else (state, EXISTS)
+            return (state, EXISTS) if record is not None or isinstance(state, Ended) else (new, CREATED)
         case Commit(_, delta):
             return (state, GONE) if record is None else _committed(record, delta)
         case Delete(_, reason, by):

@@ -1,8 +1,8 @@
 """What the tests of the ASGI entrance drive it with.
 
-Reading order: `page` (a handler in a line), `Client` (a browser that shows raw headers), `Socket` (a WebSocket
-of the same kind), `FaultyBackend` (a real backend that fails, hangs and keeps a log), `Site` (all of them
-around one middleware).
+Reading order: `page` (a handler in a line), `Client` (a browser that shows raw headers), `Socket` (a
+WebSocket of the same kind), `FaultyBackend` (a real backend that fails, hangs and keeps a log), `Site` (all
+of them around one middleware).
 """
 
 import asyncio
@@ -22,7 +22,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 def page(
     action: Callable[[Session], Any] = lambda _: None, status: int = 200, headers: Sequence[Any] = ()
 ) -> App:
-    """An app that does *action* to the session, then answers; the action may be async and may say a status."""
+    """An app that does *action* to the session, then answers; it may be async, and may say a status."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         result = action(scope["session"])
@@ -185,7 +185,7 @@ def chat(action: Callable[[Session, str], Any], first: Callable[[Session], Any] 
 
 
 class FaultyPort:
-    """A real port that fails, hangs or loses answers on command; `log` names the operations that reached it."""
+    """A real port that fails, hangs or loses answers on command; `log` names what reached it."""
 
     def __init__(self, real: Port) -> None:
         self.real = real

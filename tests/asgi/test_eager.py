@@ -1,4 +1,4 @@
-"""`eager=True`: a page hands out a promise and stores nothing; the first write makes the session of that id."""
+"""`eager=True`: a page hands out a promise and stores nothing; the first write makes the session."""
 
 from typing import Any
 

@@ -34,8 +34,8 @@ from session_middleware.errors import (
     ConfigurationError,
     SessionDataError,
 )
-from session_middleware.record import CREATED, Delta, Ended, Record, SessionId
-from session_middleware.values import Values
+from session_middleware.record import CREATED, Delta, Ended, Record, SessionId, apply, replace
+from session_middleware.values import NO_VALUES, Values
 
 ROOT = Path(__file__).parents[2]
 NOW = 1_800_000_000.125
@@ -268,6 +268,38 @@ def test_who_is_cancelled_in_flight_is_served_whole_and_leaves_the_port_usable(p
     committed, after = asyncio.run(run())
     assert committed.version == 3
     assert dict(after.data) == {"a": b"1", "n": b"1"}
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        Delta(limit=NOW + 500),
+        Delta(retained_until=NOW + 300),
+        Delta(idle_timeout=60.0),
+        Delta(authenticated_at=NOW),
+        Delta(priority=3),
+        Delta(metadata={"device": "phone"}),
+        Delta(cycle=10.0),
+        Delta(cycle=0),
+        Delta(cycle_due=0),
+        Delta(user_id="ada"),
+        Delta(status="processing"),
+        Delta(expire_at=NOW + 100),
+        Delta(seen_at=NOW + 5),
+        Delta(renew_to=NOW + 2000, set={"a": b"1"}),
+    ],
+)
+def test_whatever_a_commit_changes_is_kept(ports: Any, delta: Delta) -> None:
+    port, before = ports("blocking"), record(data=Values.of({"b": b"2"}))
+    plainly(port.create(before, NOW))
+    plainly(port.commit(SessionId("one"), delta, NOW + 1))
+    applied = apply(before, delta, NOW + 1)
+    assert isinstance(applied, tuple)
+    after = plainly(port.load(SessionId("one"), NOW + 1))
+    assert dict(after.data) == dict(applied[0].data)
+    assert replace(after, data=NO_VALUES) == replace(applied[0], data=NO_VALUES)
+    due = plainly(port.delete_expired(after.deadline + 120, 10))
+    assert [ended.id for ended in due] == ["one"]
 
 
 def test_a_renewal_neither_reads_nor_writes_the_values_nor_an_index(ports: Any, path: Path) -> None:
@@ -505,6 +537,75 @@ def test_a_file_deleted_under_us_is_told_once_then_a_new_one_is_used(
     assert plainly(ports("blocking").load(SessionId("new"), NOW)) == record("new")
 
 
+DELETED_WHILE_READ = """
+if sys.argv[2] == "careless":  # the control: a new file beside the log of the deleted one
+    sqlite_file._make = lambda path: os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+old, new = SQLiteBackend(sys.argv[1]).port("blocking"), SQLiteBackend(sys.argv[1]).port("blocking")
+for number in range(300):
+    plainly(old.create(record(f"old{number}"), NOW))
+reader = old._reader_handle().connection  # as another thread that is reading
+reader.execute("BEGIN")
+rows = reader.execute("SELECT id, data FROM session")
+rows.fetchone()
+os.unlink(sys.argv[1])
+for number in range(200):
+    plainly(new.create(record(f"new{number}"), NOW))
+print(len(rows.fetchall()), plainly(old.create(record("stray"), NOW)).value, plainly(new.count(NOW)))
+"""
+
+
+def test_who_still_reads_a_deleted_file_reads_on_and_writes_nothing_into_the_new_one(path: Path) -> None:
+    done = python(DELETED_WHILE_READ, path, "careful")
+    assert done.stdout == "299 created 200\n", done.stderr
+
+
+def test_a_new_file_that_took_over_the_old_log_would_break_whoever_reads(path: Path) -> None:
+    assert python(DELETED_WHILE_READ, path, "careless").returncode != 0
+
+
+def test_nobody_uses_a_new_file_before_the_old_log_is_gone(
+    ports: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    unlink = os.unlink
+
+    def watched(target: str) -> None:
+        if target.endswith("-wal"):
+            script = "sqlite3.connect(sys.argv[1], timeout=0).execute('PRAGMA journal_mode=WAL')"
+            seen.append(python(f"import sqlite3; {script}", path).stderr.splitlines()[-1])
+        unlink(target)
+
+    monkeypatch.setattr(os, "unlink", watched)
+    plainly(ports("blocking").create(record(), NOW))
+    assert seen == ["sqlite3.OperationalError: database is locked"]
+    assert [found.name for found in path.parent.glob("*-????????????????")] == []  # no draft is left behind
+
+
+def test_a_file_system_without_hard_links_will_do(
+    ports: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    plainly(ports("blocking").create(record(), NOW))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_reader_of_another_file_than_the_writers_is_not_opened(
+    ports: Any, path: Path, replaced: bool
+) -> None:
+    port = ports("blocking")
+    plainly(port.create(record(), NOW))
+    path.unlink()
+    if replaced:
+        path.touch()
+    with pytest.raises(BackendUnavailable, match="deleted or replaced"):
+        plainly(port._reading(lambda _: plainly(port.load(SessionId("one"), NOW))))  # takes a second reader
+    assert path.exists() is replaced
+
+
 @pytest.mark.parametrize("colour", COLOURS)
 @pytest.mark.parametrize("copied", [True, False])
 def test_the_write_ahead_log_is_bounded(
@@ -701,6 +802,74 @@ def test_a_loop_closed_with_an_operation_in_flight_harms_no_other_loop(path: Pat
     assert done.stdout == "{'n': 1} False\n", done.stderr
 
 
+def test_who_opens_a_new_file_waits_for_who_writes_it(
+    ports: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    path.touch()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        other.execute("ROLLBACK")
+
+    monkeypatch.setattr(sqlite_file, "_pause", pause)
+    plainly(ports("blocking").create(record(), NOW))
+    other.close()
+    assert len(pauses) == 1
+
+
+def test_sqlite_itself_would_not_wait_for_it(path: Path) -> None:
+    """The control of the one above: an hour's busy timeout, and it fails at once."""
+    path.touch()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    connection = sqlite3.connect(path, isolation_level=None, timeout=3600)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        sqlite_file._prepare_writer(connection, place_of(path))
+    connection.close()
+    other.close()
+
+
+def place_of(path: Path) -> sqlite_file.Place:
+    return sqlite_file.Place(str(path), 5.0, "normal", forced=False)
+
+
+class MigratedMeanwhile(sqlite_file.Connection):
+    """Between the first and the second look at the file, somebody else migrates it."""
+
+    takes_a_snapshot = True
+
+    def execute(self, statement: Any, parameters: Any = ()) -> Any:
+        if statement == "PRAGMA application_id":
+            [(_, _, file)] = super().execute("PRAGMA database_list").fetchall()
+            other = sqlite3.connect(file, isolation_level=None)
+            sqlite_file._migrate(other, place_of(Path(file)))
+            other.close()
+        if statement in {"BEGIN", "COMMIT"} and not self.takes_a_snapshot:
+            return None
+        return super().execute(statement, parameters)
+
+
+def test_a_migration_is_seen_done_or_not_begun(
+    ports: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(path, "PRAGMA journal_mode=WAL")
+    monkeypatch.setattr(sqlite_file, "Connection", MigratedMeanwhile)
+    assert plainly(ports("blocking").create(record(), NOW)) is CREATED
+
+
+def test_without_a_snapshot_it_would_be_seen_half_done(
+    ports: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(path, "PRAGMA journal_mode=WAL")
+    monkeypatch.setattr(MigratedMeanwhile, "takes_a_snapshot", False)
+    monkeypatch.setattr(sqlite_file, "Connection", MigratedMeanwhile)
+    with pytest.raises(ConfigurationError, match="another application"):
+        plainly(ports("blocking").open())
+
+
 def test_many_backends_that_open_one_new_file_at_once_all_succeed(tmp_path: Path) -> None:
     def opened(target: Path) -> bool:
         port = SQLiteBackend(target).port("blocking")
@@ -762,6 +931,35 @@ def test_parent_and_child_of_a_fork_both_go_on_and_lose_nothing(path: Path, colo
 
 def test_a_connection_that_was_inherited_would_lose_commits(path: Path) -> None:
     assert python(FORKED, path, "blocking", "inherit").stdout == "0 2\n"
+
+
+FORKED_AT_WORK = """
+colour = sys.argv[2]
+port, gate, begun = SQLiteBackend(sys.argv[1], busy_timeout=0).port(colour), threading.Event(), threading.Event()
+drive(colour, port.create(record(), NOW))
+work = threading.Thread(target=lambda: drive(colour, port._writing(lambda _: (begun.set(), gate.wait(10)))))
+work.start()
+begun.wait()
+child = os.fork()
+if child == 0:
+    for attempt in (port.load("one", NOW), port.commit("one", Delta(), NOW), port.delete_expired(NOW, 1)):
+        try:
+            drive(colour, attempt)
+        except Exception as refusal:
+            os.write(1, type(refusal).__name__.encode() + b" ")
+    os._exit(0)
+os.waitpid(child, 0)
+gate.set()
+work.join()
+print(drive(colour, port.commit("one", Delta(increments={"n": 1}), NOW)).counters)
+drive(colour, port.close())
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_child_forked_amid_a_long_operation_refuses_and_the_parent_goes_on(path: Path, colour: str) -> None:
+    done = python(FORKED_AT_WORK, path, colour)
+    assert done.stdout == "WrongProcess WrongProcess WrongProcess {'n': 1}\n", done.stderr
 
 
 # --- arguments -----------------------------------------------------------------------------------------

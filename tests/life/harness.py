@@ -30,7 +30,7 @@ from session_middleware.errors import BackendError
 from session_middleware.events import SessionEvent
 from session_middleware.operations import Operations
 from session_middleware.perform import Performer
-from session_middleware.record import Committed, CreateResult, Delta, Record, Refused, SessionId
+from session_middleware.record import CREATED, Committed, CreateResult, Delta, Record, Refused, SessionId
 from session_middleware.session import Life, Session, SetCookie, UnreadSession
 from session_middleware.testing.clock import ManualClock
 
@@ -249,6 +249,12 @@ class Site:
         record = self.answer(id_)
         assert isinstance(record, Record), record
         return record
+
+    def put_back(self, record: Record) -> None:
+        """Let *record* be what is stored, as a restored backup would: over a row that has just expired."""
+        now = self.clock()
+        self.run(self.port.inner.commit(record.id, Delta(expire_at=now), now))
+        assert self.run(self.port.inner.create(record, now)) is CREATED
 
     def stored(self, id_: SessionId) -> dict[str, bytes]:
         """The encoded values that are stored."""

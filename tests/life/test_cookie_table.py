@@ -431,8 +431,7 @@ def test_a_restored_record_repeats_no_generation(site: Site, known: Browser) -> 
     before = site.record(known.id)
     known.visit(lambda session: session.cycle(grace=0))
     lost = known.twin()
-    site.run(site.port.inner.delete(known.id, site.clock(), "deleted"))
-    site.run(site.port.inner.create(before, site.clock()))
+    site.put_back(before)
     site.clock.advance(1)
     site.forget()
     assert lost.sees == {}
@@ -457,8 +456,7 @@ def test_a_row_that_cannot_be_decoded_is_an_anonymous_visitor_and_kept(
 ) -> None:
     id_ = known.id
     record = site.record(id_)
-    site.run(site.port.inner.delete(id_, site.clock(), "test"))
-    site.run(site.port.inner.create(replace(record, data=type(record.data)(damaged)), site.clock()))
+    site.put_back(replace(record, data=type(record.data)(damaged)))
     site.forget()
     held = known.begin()
     assert (dict(held.session), held.session.id) == ({}, None)
