@@ -29,7 +29,7 @@ from session_middleware.heartbeat import Heartbeat
 from session_middleware.loops import Finisher
 from session_middleware.operations import Operations
 from session_middleware.perform import Performer
-from session_middleware.policy import Duration, Policy, PolicyOptions, seconds
+from session_middleware.policy import Duration, Policy, PolicyOptions, flag, seconds
 from session_middleware.record import SessionId
 from session_middleware.reporting import Reporter
 from session_middleware.session import Session
@@ -119,8 +119,8 @@ class SessionManager(Operations):
         self.backend_timeout = seconds("backend_timeout", backend_timeout)
         self.max_concurrent_requests = _limit("max_concurrent_requests", max_concurrent_requests)
         self.max_requests_per_session = _limit("max_requests_per_session", max_requests_per_session)
-        self.log_context = log_context
-        self.reporter = Reporter(manager=self, log=log)
+        self.log_context = flag("log_context", log_context)
+        self.reporter = Reporter(manager=self, log=flag("log", log))
         core = Core(backend_from(backend), chosen, clock, monotonic, self.reporter, self)
         self._started_at = clock()
         self._starts = 0
@@ -215,6 +215,14 @@ class SessionManager(Operations):
         await self._port.close()
         self._say_goodbye(still_open)
         return still_open == 0
+
+    async def save(self, session: Session) -> bool:
+        """As `Operations.save`; once begun it is finished, although the request be cancelled.
+
+        Raises `BackendUnavailable` when the backend takes longer than `backend_timeout`.
+        """
+        saving = super().save(session)
+        return await (saving if self._port.immediate else self.finisher.finish(saving))
 
     async def __aenter__(self) -> Self:
         await self.start()

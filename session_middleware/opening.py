@@ -42,19 +42,15 @@ def open_with(  # noqa: PLR0911  (a return per row of the table)
 def open_promised(
     claim: tuple[str, str, int], answer: Record | Ended | None, now: float
 ) -> tuple[Opening, str | None]:
-    """What a promise opens: its session, as long as that was never cycled; or the id it promised."""
+    """What a promise opens: what a cookie of the session's creation would; or the id it promised."""
     id_, secret, _ = claim
     if answer is None:
         return Fresh(promised=(SessionId(id_), secret)), None
     if isinstance(answer, Ended):
         return _opened_late(SessionId(id_), answer, now), None
-    if not compare_digest(secret, answer.secret):
-        return Fresh(), "unknown_generation"
-    if answer.generation == answer.floors[0]:
-        return Live(answer, answer.generation, promised=True), None
-    if _was_overtaken(answer, answer.floors[0], now):
-        return Overtaken(answer), None
-    return Fresh(), "superseded_cookie"
+    creation = int(answer.created_at * 1000)  # `floors` forgets it after some cycles
+    opening, suspicion = open_with((id_, secret, creation), answer, now)
+    return (opening._replace(promised=True) if isinstance(opening, Live) else opening), suspicion
 
 
 def choose(openings: Iterable[Opening]) -> tuple[Opening, tuple[Record, ...], bool]:

@@ -19,7 +19,7 @@ from session_middleware.core import Core
 from session_middleware.errors import BackendError, ConfigurationError, SessionNotFoundError
 from session_middleware.perform import Performer
 from session_middleware.record import Committed, Delta, Ended, Record, SessionId, replace
-from session_middleware.session import Life, Live, Session, user_text
+from session_middleware.session import Fresh, Life, Live, Session, user_text
 from session_middleware.values import JsonValue
 
 __all__ = ["Operations"]
@@ -243,7 +243,7 @@ class Operations:
         """Whether the session that a request was admitted to still exists for it: not ended, not below its floor."""
         opening = session.life.opening
         if not isinstance(opening, Live):
-            return True
+            return isinstance(opening, Fresh)  # else a login or a logout overtook it
         answer = await self._port.load(opening.record.id, now)
         return isinstance(answer, Record) and opening.admitted >= answer.floor
 

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from session_middleware.backends.base import Port
 from session_middleware.changes import changes_of
-from session_middleware.errors import BackendError, SessionDataError, SessionError
+from session_middleware.errors import BackendError, BackendUnavailable, SessionDataError, SessionError
 from session_middleware.opening import choose, open_promised, open_with
 from session_middleware.plan import (
     NOTHING,
@@ -163,6 +163,8 @@ class Performer:
         `BackendError` if the backend failed; both were reported.
         """
         failed = session.life.failed = failed and not session.life.policy.save_on_error
+        if session.life.degraded and session.life.metadata:
+            raise BackendUnavailable("the session backend is down: metadata cannot be saved")
         if isinstance(session.life.owed, RemoveCookie):
             session.life.owed = None  # of an early `save`: by now it could remove the cookie of a later login
         if is_settled(session, now):
@@ -270,6 +272,7 @@ class Performer:
         if not isinstance(opening, Fresh):
             session.life.opening = opening
             await self._do(session, self._plan(session, now), now)
+            session.life.loaded = _shown(session)  # the other request's keys are not ours to unset
             return None
         session.life.opening = Fresh()
         id_, secret = self._mint()

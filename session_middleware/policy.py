@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypedDict
 
 from session_middleware.errors import ConfigurationError
 
-__all__ = ["DAY", "DEFAULT_IDLE_TIMEOUT", "GRACE", "JUST_NOW", "Duration", "Policy", "PolicyOptions", "seconds"]
+__all__ = ["DAY", "DEFAULT_IDLE_TIMEOUT", "GRACE", "JUST_NOW", "Duration", "Policy", "PolicyOptions", "flag", "seconds"]
 
 Duration: TypeAlias = float | timedelta
 DAY = 24 * 3600.0
@@ -144,7 +144,8 @@ def _share(name: str, value: Any) -> float:
     return float(value)
 
 
-def _flag(name: str, value: Any) -> bool:
+def flag(name: str, value: Any) -> bool:
+    """True or False. Raises `ConfigurationError` naming the option *name*."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name}: found {type(value).__name__}, pass True or False")
     return value
@@ -171,8 +172,8 @@ _READERS: Mapping[str, Any] = {
     "grace": seconds,
     "privilege_keys": lambda name, value: frozenset(_keys(name, value)),
     "user_keys": _keys,
-    "save_on_error": _flag,
-    "open_requests_renew": _flag,
+    "save_on_error": flag,
+    "open_requests_renew": flag,
     "max_bytes": _count,
     "max_keys": _count,
 }

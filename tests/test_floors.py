@@ -24,7 +24,7 @@ PACKAGE = "session_middleware"
 # A file imports only from floors below its own. Names are relative to the package, `__init__` is the package
 # itself, and `folder.*` is whatever lies in the folder.
 FLOORS: dict[int, tuple[str, ...]] = {
-    0: ("errors",),
+    0: ("errors", "headers", "outage"),
     1: ("values", "policy", "blocking", "loops"),
     2: ("record",),
     3: ("session", "cookies", "events", "backends.base", "backends"),
@@ -36,8 +36,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
     7: ("operations", "backends.sqlite_async", "backends.sqlite_blocking",),
     8: ("cleanup", "heartbeat", "backends.sqlite"),
     9: ("manager",),
-    10: ("asgi", "wsgi", "monitoring.*", "state.*"),
-    11: ("typed", "fastapi", "flask", "streamlit", "cli", "dashboard.*", "testing.*"),
+    10: ("exchange", "wsgi", "monitoring.*", "state.*"),
+    11: ("asgi", "typed", "fastapi", "flask", "streamlit", "cli", "dashboard.*", "testing.*"),
     12: ("__init__",),
 }
 

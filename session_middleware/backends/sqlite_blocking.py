@@ -70,6 +70,7 @@ class BlockingPort(SQLitePort):
     _writing_alone = _writing
 
     async def _check_file(self) -> None:
+        self._check_usable()
         self._check_still_there(self._writer_handle())
 
     def _check_still_there(self, writer: Handle) -> None:

@@ -458,15 +458,6 @@ async def _a_session_that_replaced_an_expired_one_is_not_cleaned_up_with_it(make
 
 
 @_case()
-async def _a_deleted_id_can_be_created_again(make: MakePort) -> None:
-    port = make()
-    await _created(port, data={"a": b"1"})
-    await port.delete(_id(), NOW, "logout")
-    record = await _created(port, data={"b": b"2"})
-    await _unchanged(port, record)
-
-
-@_case()
 async def _of_many_creates_at_once_one_wins(make: MakePort) -> None:
     ports = [make(), make()]
     records = [_record(secret=f"secret-{n}", data={"n": b"%d" % n}) for n in range(MANY)]
@@ -902,17 +893,6 @@ async def _a_delete_wins_whatever_the_generation(make: MakePort) -> None:
     await _commit(port, Delta(cycle=0.0), now=NOW + 1)
     await _commit(port, Delta(cycle=30.0), now=NOW + 2)
     _same(await port.delete(_id(), NOW + 2, "logout"), True)
-
-
-@_case()
-async def _a_session_created_again_ends_for_its_own_reason(make: MakePort) -> None:
-    port = make()
-    await _created(port)
-    await port.delete(_id(), NOW, "logout", "ada")
-    await _created(port, deadline=NOW + 100)
-    _same(await port.load(_id(), NOW + 100), Ended("idle_timeout", NOW + 100))
-    await port.delete(_id(), NOW + 1, "revoked")
-    _same(await port.load(_id(), NOW + 1), Ended("revoked", NOW + 1))
 
 
 # --- cycle --------------------------------------------------------------------------------------------------

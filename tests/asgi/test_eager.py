@@ -88,9 +88,6 @@ async def test_a_sockets_write_creates_it_too(eager: Site) -> None:
     assert (created(eager), await eager.value("said")) == ([id_], "hello")
 
 
-@pytest.mark.xfail(
-    reason="a joined promise unsets the other request's keys at the request's end", strict=False
-)
 async def test_parallel_first_writes_make_one_session(eager: Site) -> None:
     id_ = await promised(eager)
     first, second = eager.client.copy(), eager.client.copy()

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiosqlite
 import pytest
@@ -743,6 +743,8 @@ def test_a_closed_port_says_so_until_it_is_opened_again(ports: Any, path: Path, 
         assert not log_exists(path)  # closed, not merely forgotten
         with pytest.raises(BackendClosed, match=r"open\(\)"):
             await port.load(SessionId("one"), NOW)
+        with pytest.raises(BackendClosed):
+            await port.delete_expired(NOW, 10)
         await port.open()
         assert await port.load(SessionId("one"), NOW) == record()
 
@@ -802,34 +804,49 @@ def test_a_loop_closed_with_an_operation_in_flight_harms_no_other_loop(path: Pat
     assert done.stdout == "{'n': 1} False\n", done.stderr
 
 
+class OvertakenAtTheSwitch(sqlite_file.Connection):
+    """Just before the switch to WAL somebody else begins to write, once."""
+
+    others: ClassVar[list[sqlite3.Connection]] = []
+
+    def execute(self, statement: Any, parameters: Any = ()) -> Any:
+        if statement == "PRAGMA journal_mode=WAL" and not self.others:
+            [(_, _, file)] = super().execute("PRAGMA database_list").fetchall()
+            self.others.append(sqlite3.connect(file, isolation_level=None))
+            self.others[0].execute("BEGIN IMMEDIATE")
+        return super().execute(statement, parameters)
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[sqlite3.Connection]]:
+    monkeypatch.setattr(OvertakenAtTheSwitch, "others", [])
+    monkeypatch.setattr(sqlite_file, "Connection", OvertakenAtTheSwitch)
+    yield OvertakenAtTheSwitch.others
+    for other in OvertakenAtTheSwitch.others:
+        other.close()
+
+
 def test_who_opens_a_new_file_waits_for_who_writes_it(
-    ports: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+    ports: Any, others: list[sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    path.touch()
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
-        other.execute("ROLLBACK")
+        others[0].execute("ROLLBACK")
 
     monkeypatch.setattr(sqlite_file, "_pause", pause)
-    plainly(ports("blocking").create(record(), NOW))
-    other.close()
+    assert plainly(ports("blocking").create(record(), NOW)) is CREATED
     assert len(pauses) == 1
 
 
-def test_sqlite_itself_would_not_wait_for_it(path: Path) -> None:
-    """The control of the one above: an hour's busy timeout, and it fails at once."""
-    path.touch()
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    connection = sqlite3.connect(path, isolation_level=None, timeout=3600)
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
-        sqlite_file._prepare_writer(connection, place_of(path))
-    connection.close()
-    other.close()
+def test_without_our_waiting_it_would_fail_at_once(
+    ports: Any, others: list[sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the one above: SQLite does not wait here, whatever its busy timeout."""
+    monkeypatch.setattr(sqlite_file, "_prepare_patiently", sqlite_file._prepare_writer)
+    with pytest.raises(BackendUnavailable, match="locked"):
+        plainly(ports("blocking").create(record(), NOW))
 
 
 def place_of(path: Path) -> sqlite_file.Place:
@@ -837,12 +854,14 @@ def place_of(path: Path) -> sqlite_file.Place:
 
 
 class MigratedMeanwhile(sqlite_file.Connection):
-    """Between the first and the second look at the file, somebody else migrates it."""
+    """Between the second look at the file and the third, somebody else migrates it."""
 
     takes_a_snapshot = True
+    is_migrated = False
 
     def execute(self, statement: Any, parameters: Any = ()) -> Any:
-        if statement == "PRAGMA application_id":
+        if statement == "SELECT count(*) FROM sqlite_master" and not self.is_migrated:
+            self.is_migrated = True
             [(_, _, file)] = super().execute("PRAGMA database_list").fetchall()
             other = sqlite3.connect(file, isolation_level=None)
             sqlite_file._migrate(other, place_of(Path(file)))
@@ -935,7 +954,8 @@ def test_a_connection_that_was_inherited_would_lose_commits(path: Path) -> None:
 
 FORKED_AT_WORK = """
 colour = sys.argv[2]
-port, gate, begun = SQLiteBackend(sys.argv[1], busy_timeout=0).port(colour), threading.Event(), threading.Event()
+port = SQLiteBackend(sys.argv[1], busy_timeout=0).port(colour)
+gate, begun = threading.Event(), threading.Event()
 drive(colour, port.create(record(), NOW))
 work = threading.Thread(target=lambda: drive(colour, port._writing(lambda _: (begun.set(), gate.wait(10)))))
 work.start()

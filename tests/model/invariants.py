@@ -60,6 +60,7 @@ class Life:
     """What was seen of one session id."""
 
     promised: bool
+    """It was not cycled when it was created, so the promise of its id, if there was one, opens it."""
     generations: list[int]
     floors: list[tuple[int, int, float]]
     """Each floor: its generation, the step and the clock of its making."""
@@ -69,8 +70,8 @@ class Life:
     ended_clock: float = 0.0
     ended_by: Visit | None = None
     due_at: int = 0
-    by_login: bool = False
-    """Its first write was a login: the promise of its id opens nothing."""
+    privileged: bool = False
+    """Its first write was a login, or a privilege: the promise of its id opens nothing."""
 
 
 @dataclass(slots=True)
@@ -203,8 +204,8 @@ class Ledger:
             if life.ended_at is None or life.ended_at < visit.at:
                 raise Violation(NO_COMEBACK, f"{visit} opens {id_}, which has ended")
             return
-        if id_ in note.promises and life.by_login:
-            raise Violation(BEFORE_LOGIN, f"{visit} opens {id_} with the promise that a login took")
+        if id_ in note.promises and life.privileged:
+            raise Violation(BEFORE_LOGIN, f"{visit} opens {id_} with the promise that a privilege took")
         floor = life.floors[-1]
         if note.presented[id_] < floor[0] and (floor[1] < visit.at or len(note.presented) == 1):
             raise Violation(BEFORE_LOGIN, f"{visit} opens {id_} with a cookie below {floor[0]}")
@@ -240,11 +241,8 @@ class Ledger:
             raise Violation(BEFORE_LOGIN, f"{visit} creates {id_} with more than it set")
         if new.limit != new.created_at + ABSOLUTE or new.deadline > new.limit:
             raise Violation(LIMIT, f"{visit} creates {id_} with another limit")
-        promised = id_ in self.notes[visit].presented
-        if promised and new.generation > self.notes[visit].presented[id_]:
-            promised = False
-        self.lives[id_] = Life(promised, [new.generation], [(new.floors[-1], at, now)])
-        self.lives[id_].by_login = new.user_id is not None
+        self.lives[id_] = Life(new.generation == new.floors[0], [new.generation], [(new.floors[-1], at, now)])
+        self.lives[id_].privileged = new.user_id is not None or "role" in new.data
         self.own(visit, id_, None, new, at)
 
     def deleted(self, visit: Visit | None, id_: str, old: Stored, at: int, now: float) -> None:

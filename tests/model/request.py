@@ -285,9 +285,10 @@ class Request:
     def fresh(self, intent: Intent, user: str | None, promise: Cookie | None, now: float) -> Record:
         id_, secret = (promise.id, promise.secret) if promise else self.system.new_id()
         generation = self.generation_under(promise, intent, now) if promise else milliseconds(now)
+        floors = (generation,) if promise is None else tuple(sorted({promise.generation, generation}))
         idle = IDLE if intent.expiry is None else intent.expiry
         return Record(
-            id_, secret, generation, (generation,), now, min(now + idle, now + ABSOLUTE), now + ABSOLUTE,
+            id_, secret, generation, floors, now, min(now + idle, now + ABSOLUTE), now + ABSOLUTE,
             authenticated_at=None if user is None else now,
             user_id=user, data={**intent.sets, **intent.increments}, idle=idle,
         )  # fmt: skip
