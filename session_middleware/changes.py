@@ -9,7 +9,15 @@ from typing import NamedTuple
 
 from session_middleware.record import UNSET, UnsetType
 from session_middleware.session import Life, Session, user_of
-from session_middleware.values import NO_VALUES, check_size, decode_value, encode_plainly, encode_value
+from session_middleware.values import (
+    NO_VALUES,
+    JsonValue,
+    Values,
+    check_size,
+    decode_value,
+    encode_plainly,
+    encode_value,
+)
 
 __all__ = ["Changes", "changes_of", "login_of"]
 
@@ -54,14 +62,34 @@ def changes_of(session: Session) -> Changes:
     loaded = NO_VALUES if life.ended else life.loaded
     if not session.modified and encode_plainly(session) == loaded.packed:
         return _NO_CHANGES
-    counted = life.increments or {}
-    encoded = {name: encode_value(name, value) for name, value in session.items() if name not in counted}
-    changed = {name: value for name, value in encoded.items() if loaded.pairs.get(name) != value}
-    unset = tuple(name for name in loaded.pairs if name not in session)
+    pairs, counted = loaded.pairs, life.increments or {}
+    changed = {}
+    for name, value in dict.items(session):
+        if name in counted or (_is_as_loaded(name, value, life, pairs)):
+            continue
+        encoded = encode_value(name, value)
+        if encoded != pairs.get(name):
+            changed[name] = encoded
     if changed or counted:
-        shown = {name: b"%d" % session[name] for name in counted}
-        check_size(encoded | shown, max_bytes=life.policy.max_bytes, max_keys=life.policy.max_keys)
+        _check_size(session, loaded, changed)
+    unset = tuple(name for name in pairs if name not in session)
     return Changes(changed, unset, {name: by for name, by in counted.items() if name in session})
+
+
+def _is_as_loaded(name: str, value: JsonValue, life: Life, pairs: dict[str, bytes]) -> bool:
+    """Told without looking at each type in it; what was assigned in this request is looked at closely."""
+    known = pairs.get(name)
+    return known is not None and name not in life.assigned and encode_plainly(value) == known
+
+
+def _check_size(session: Session, loaded: Values, changed: dict[str, bytes]) -> None:
+    policy = session.life.policy
+    at_most = len(loaded.packed) + sum(len(name) + len(value) for name, value in changed.items())
+    if len(session) <= policy.max_keys and at_most + 20 * len(session) <= policy.max_bytes:
+        return  # it cannot be too large, so nobody needs to know how large it is
+    sizes = {**loaded.pairs, **changed, **{name: b"%d" % by for name, by in (session.life.increments or {}).items()}}
+    shown = {name: sizes[name] for name in dict.keys(session)}
+    check_size(shown, max_bytes=policy.max_bytes, max_keys=policy.max_keys)
 
 
 def login_of(session: Session, changes: Changes) -> str | UnsetType | None:

@@ -25,6 +25,7 @@ from session_middleware.errors import BackendError, SessionCapacityError
 from session_middleware.headers import Headers, forbid_storing, host_of, is_local, vary_by_cookie, wants_html
 from session_middleware.manager import SessionManager
 from session_middleware.outage import Met
+from session_middleware.plan import is_settled
 from session_middleware.record import Record
 from session_middleware.reporting import bind_request_context, unbind_request_context
 from session_middleware.session import Fresh, Life, Live, Opening, Session, SetCookie, UnreadSession
@@ -41,6 +42,7 @@ _PROCESS = token_hex(4)  # tells request ids of several processes apart
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _PHRASES = {429: b"Too many requests for one session", 503: b"Service unavailable, try again in a moment"}
 _SUSPICIOUS = "session_suspicious_activity"
+_OF_REQUESTS = ("request_started", "request_finished")
 
 
 class Entrance:
@@ -119,16 +121,13 @@ class Exchange(ActiveRequest):
     async def run(self) -> None:
         """Serve it."""
         entrance = self.entrance
-        activity, reporter, limit = (
-            entrance.activity,
-            entrance.reporter,
-            entrance.manager.max_concurrent_requests,
-        )
+        activity, reporter = entrance.activity, entrance.reporter
+        limit = entrance.manager.max_concurrent_requests
         if limit is not None and len(activity) >= limit:
             await self._refuse(503, active=len(activity), limit=limit)
             return
         activity.enter(self)
-        observed = reporter.wants("request_started") or reporter.wants("request_finished")
+        observed = reporter.wants_any(_OF_REQUESTS)
         if observed:
             self._report_start()
         failed = True
@@ -140,7 +139,11 @@ class Exchange(ActiveRequest):
         finally:
             try:
                 if type(self.session) is not UnreadSession:
-                    await self._end(failed=failed and not self.disconnected)
+                    self.session.life.late = True
+                    if not is_settled(self.session, self.now):
+                        await self._end(failed=failed and not self.disconnected)
+                    if not entrance.manager.is_started:
+                        await self._clean_up_now_and_then()
             finally:
                 activity.leave(self)
                 if self.context_bound:
@@ -166,7 +169,6 @@ class Exchange(ActiveRequest):
         manager, session = self.entrance.manager, self.session
         if self.refused or self.interrupted:
             return
-        session.life.late = True
         opening = session.life.opening
         try:
             await self._finish(manager.performer.commit_late(session, manager.clock(), failed=failed))
@@ -174,8 +176,6 @@ class Exchange(ActiveRequest):
             self._note_failure("commit", problem)
         else:
             self._note_commit(opening)
-        if not manager.is_started:
-            await self._clean_up_now_and_then()
 
     async def _clean_up_now_and_then(self) -> None:
         """One small step after a response, where no lifespan runs the periodic cleanup."""
@@ -305,7 +305,7 @@ class Exchange(ActiveRequest):
             return
         self.status = message.get("status", _ACCEPTED)
         looked = type(self.session) is not UnreadSession
-        if looked:
+        if looked and (self.status >= _ERROR or not is_settled(self.session, self.now)):
             await self._commit()
         if looked or self.entrance.eager:
             message = self._with_headers(message)
@@ -338,7 +338,7 @@ class Exchange(ActiveRequest):
         cookie = self._set_cookie()
         if cookie is None and not self.session.accessed:
             return message
-        headers: Headers = [(bytes(name), bytes(value)) for name, value in message.get("headers") or ()]
+        headers: Headers = list(message.get("headers") or ())
         if cookie is not None:
             ours = self.entrance.codec.names_our_cookie
             headers = [pair for pair in headers if pair[0].lower() != b"set-cookie" or not ours(pair[1])]

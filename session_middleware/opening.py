@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from hmac import compare_digest
 
 from session_middleware.policy import JUST_NOW
-from session_middleware.record import Ended, Record, SessionId
+from session_middleware.record import KEPT_FLOORS, Ended, Record, SessionId
 from session_middleware.session import Fresh, JustEnded, Live, Opening, Overtaken
 
 __all__ = ["choose", "open_promised", "open_with"]
@@ -48,7 +48,8 @@ def open_promised(
         return Fresh(promised=(SessionId(id_), secret)), None
     if isinstance(answer, Ended):
         return _opened_late(SessionId(id_), answer, now), None
-    creation = int(answer.created_at * 1000)  # `floors` forgets it after some cycles
+    # Once `floors` is full its first may be a later one, whose successor a promise must not be measured by.
+    creation = answer.floors[0] if len(answer.floors) < KEPT_FLOORS else 0
     opening, suspicion = open_with((id_, secret, creation), answer, now)
     return (opening._replace(promised=True) if isinstance(opening, Live) else opening), suspicion
 

@@ -101,6 +101,16 @@ class Performer:
 
     async def open(self, claims: Claims, now: float) -> Life:
         """The session these cookies open. Raises `BackendError` if the backend cannot say."""
+        credentials = claims.credentials
+        if len(credentials) == 1:  # nearly always
+            claim = credentials[0]
+            opening, suspicion = open_with(claim, await self._load(claim[0], now), now)
+            if type(opening) is not Live:
+                opening = self._judged(claim, opening, suspicion, now)
+            return Life(self._policy(), self._manager, opening)
+        return await self._open_of_many(claims, now)
+
+    async def _open_of_many(self, claims: Claims, now: float) -> Life:
         reading, judge = (
             (claims.credentials, open_with) if claims.credentials else (claims.promises, open_promised)
         )
@@ -316,7 +326,7 @@ class Performer:
 
     async def _end(self, session: Session, plan: End, now: float) -> None:
         alive = [await self._end_one(session.life, id_, now) for id_ in (plan.id, *plan.others)]
-        overtaken = isinstance(session.life.opening, Overtaken)
+        overtaken = isinstance(session.life.opening, Overtaken) or not any(alive)
         shown = _shown(session) if plan.lost else NO_VALUES
         self._settle(session, JustEnded(plan.id, "logout") if overtaken else Fresh(), shown)
         session.life.others = ()
@@ -386,9 +396,9 @@ class Performer:
         record = plan.record if isinstance(applied, Refused) else applied[0]
         record = replace(record, generation=answer.generation, version=answer.version)
         late, owed = session.life.late, session.life.owed
-        self._settle(
-            session, Live(record, answer.generation), _shown(session) if plan.refused else record.data
-        )
+        # Of a session that it joined, or found again, it may show less: the rest is not its own to unset.
+        shows_all = session.life.loaded is plan.record.data and not plan.refused
+        self._settle(session, Live(record, answer.generation), record.data if shows_all else _shown(session))
         if plan.sends_cookie and not late:
             owed = _cookie_of(record)
         session.life.owed = owed

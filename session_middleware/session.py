@@ -117,6 +117,8 @@ class Life:
     renew = False
     expiry: float | UnsetType | None = UNSET
     increments: dict[str, int] | None = None
+    assigned: frozenset[str] | set[str] = frozenset()
+    """Keys that the handler assigned or removed itself."""
     metadata: dict[str, JsonValue] | None = None
 
     def __init__(self, policy: Policy, manager: object = None, opening: Opening = Fresh()) -> None:  # noqa: B008
@@ -136,7 +138,7 @@ class Life:
         return self.opening.record if type(self.opening) is Live else None
 
 
-_ASKED = ("asked", "login", "cycle", "ended", "renew", "expiry", "increments", "metadata")
+_ASKED = ("asked", "login", "cycle", "ended", "renew", "expiry", "increments", "assigned", "metadata")
 
 
 class Session(dict[str, JsonValue]):
@@ -392,9 +394,14 @@ class Session(dict[str, JsonValue]):
 
     def _assign(self, key: str, value: JsonValue) -> None:
         self.mark_modified()
-        if self.life.increments:
-            self.life.increments.pop(key, None)  # assigning sets exactly
-        if self.life.late:
+        life = self.life
+        if type(life.assigned) is set:
+            life.assigned.add(key)
+        else:
+            life.assigned = {key}
+        if life.increments:
+            life.increments.pop(key, None)  # assigning sets exactly
+        if life.late:
             self._refuse_late_privilege(key, value)
 
     def _before_change(self) -> None:
@@ -434,6 +441,7 @@ class UnreadSession(Session):
     def mark_accessed(self) -> None:
         """The first look: from here on it is a plain `Session`."""
         self.opener(self)
+        self.opener = _is_open  # the request and its session hold each other no longer
         self.__class__ = Session  # type: ignore[assignment]  # same layout, see __slots__
         self.accessed = True
 
@@ -446,6 +454,10 @@ class UnreadSession(Session):
 
     def __repr__(self) -> str:  # a debugger's look is none
         return "<UnreadSession>"
+
+
+def _is_open(session: Session) -> None:
+    """What an opener is once it has done its work."""
 
 
 def _after_a_look(name: str) -> Callable[..., Any]:

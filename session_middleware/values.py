@@ -60,7 +60,7 @@ class Values(Mapping[str, bytes]):
     @classmethod
     def of(cls, pairs: Mapping[str, bytes]) -> Values:
         """These pairs, packed."""
-        made = cls(b"{%b}" % b",".join(b"%b:%b" % (_encode(name), value) for name, value in pairs.items()))
+        made = cls(b"{%b}" % b",".join([_named(name) + value for name, value in pairs.items()]))
         made._pairs = dict(pairs)
         return made
 
@@ -89,9 +89,21 @@ class Values(Mapping[str, bytes]):
 
 NO_VALUES = Values()
 
+_names: dict[str, bytes] = {}  # apps use few keys, again and again
+_NAMES_MOST = 4096
 
-def encode_plainly(values: dict[str, JsonValue]) -> bytes | None:
-    """All values in one go, or None if some cannot be written so.
+
+def _named(name: str) -> bytes:
+    written = _names.get(name)
+    if written is None:
+        written = _encode(name) + b":"
+        if len(_names) < _NAMES_MOST:
+            _names[name] = written
+    return written
+
+
+def encode_plainly(values: JsonValue) -> bytes | None:
+    """A value, or all of them, in one go; None if that cannot be written so.
 
     Equal to a record's `packed` if nothing changed. Types are not checked one by one (a tuple is written as
     a list), so this answers "is anything different?", never "what is to be stored?".
@@ -159,10 +171,8 @@ def _as_json(value: JsonValue, depth: int) -> JsonValue:
         return value
     if depth < 0:
         raise _Unfit(f"it nests deeper than {MAX_DEPTH} levels")
-    for known, written in _WRITERS.items():
-        if kind is known:
-            return written(value, depth)
-    return _of_subclass(value, depth)
+    written = _WRITERS.get(kind)
+    return _of_subclass(value, depth) if written is None else written(value, depth)
 
 
 def _of_subclass(value: JsonValue, depth: int) -> JsonValue:

@@ -230,6 +230,8 @@ class Ledger:
             self.created(visit, id_, new, at, now)
         elif new is None:
             self.deleted(visit, id_, old, at, now)
+        elif new.created_at != old.created_at:
+            self.replaced(visit, id_, old, new, at, now)
         else:
             self.updated(visit, id_, old, new, at, now)
 
@@ -243,7 +245,24 @@ class Ledger:
             raise Violation(LIMIT, f"{visit} creates {id_} with another limit")
         self.lives[id_] = Life(new.generation == new.floors[0], [new.generation], [(new.floors[-1], at, now)])
         self.lives[id_].privileged = new.user_id is not None or "role" in new.data
+        if self.lives[id_].promised:
+            self.promise_kept(id_, new.generation)
         self.own(visit, id_, None, new, at)
+
+    def promise_kept(self, id_: str, generation: int) -> None:
+        """Requests that brought its promise were let in with the generation of creation."""
+        for note in self.notes.values():
+            if id_ in note.promises:
+                note.presented[id_] = note.admitted[id_] = generation
+
+    def replaced(
+        self, visit: Visit | None, id_: str, old: Stored, new: Stored, at: int, now: float
+    ) -> None:
+        """A backend may replace what expired: under a new floor, which nothing of the old one passes."""
+        if old.deadline > now + SLACK or new.floors[0] <= old.generation:
+            raise Violation(NO_COMEBACK, f"{visit} creates {id_} over a live one")
+        del self.lives[id_]
+        self.created(visit, id_, new, at, now)
 
     def deleted(self, visit: Visit | None, id_: str, old: Stored, at: int, now: float) -> None:
         life = self.lives[id_]
