@@ -1,7 +1,7 @@
 """Server-side sessions for every Python web app, ASGI and WSGI, from one core.
 
-    from session_middleware import SessionMiddleware
-    app.add_middleware(SessionMiddleware, secret_key=KEY, backend="sqlite:///sessions.db")
+from session_middleware import SessionMiddleware
+app.add_middleware(SessionMiddleware, secret_key=KEY, backend="sqlite:///sessions.db")
 """
 
 from __future__ import annotations

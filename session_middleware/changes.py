@@ -87,7 +87,11 @@ def _check_size(session: Session, loaded: Values, changed: dict[str, bytes]) -> 
     at_most = len(loaded.packed) + sum(len(name) + len(value) for name, value in changed.items())
     if len(session) <= policy.max_keys and at_most + 20 * len(session) <= policy.max_bytes:
         return  # it cannot be too large, so nobody needs to know how large it is
-    sizes = {**loaded.pairs, **changed, **{name: b"%d" % by for name, by in (session.life.increments or {}).items()}}
+    sizes = {
+        **loaded.pairs,
+        **changed,
+        **{name: b"%d" % by for name, by in (session.life.increments or {}).items()},
+    }
     shown = {name: sizes[name] for name in dict.keys(session)}
     check_size(shown, max_bytes=policy.max_bytes, max_keys=policy.max_keys)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
@@ -34,10 +34,19 @@ from session_middleware.record import SessionId
 from session_middleware.reporting import Reporter
 from session_middleware.session import Session
 
-__all__ = ["Blocking", "CookieOptions", "ManagerOptions", "SessionManager", "get_session_manager", "initialize_session_manager"]
+__all__ = [
+    "Blocking",
+    "CookieOptions",
+    "ManagerOptions",
+    "SessionManager",
+    "get_session_manager",
+    "initialize_session_manager",
+]
 
 _COOKIE_OPTIONS = tuple(field.name for field in fields(CookieSettings))
-_STRANGER = 600.0  # seconds for which an unknown cookie tells of another process rather than of an old session
+_STRANGER = (
+    600.0  # seconds for which an unknown cookie tells of another process rather than of an old session
+)
 _DRAIN_STEP = 0.05  # seconds
 
 
@@ -54,7 +63,7 @@ class CookieOptions(TypedDict, total=False):
 
 
 class ManagerOptions(PolicyOptions, total=False):
-    """What an entrance hands on to the manager it makes: every option but the backend, the key and the cookie."""
+    """What an entrance hands on to the manager it makes: all but the backend, the key and the cookie."""
 
     fallback_keys: Sequence[object]
     policy: Policy | None
@@ -87,14 +96,14 @@ class SessionManager(Operations):
         max_concurrent_requests: more requests at once in this process get 503. None: no limit.
         max_requests_per_session: more requests of one session at once get 429. None: no limit.
         log: write events to the log. Default True.
-        log_context: bind `session_id`, `user_id` and `request_id` for the app's own structlog lines. Default True.
+        log_context: bind `session_id`, `user_id`, `request_id` for the app's structlog lines. Default True.
         clock: answers seconds since the epoch; for tests.
         options: those of `CookieSettings` (`max_age`, `path`, …) and of `Policy` (`idle_timeout`, …).
 
     Raises `ConfigurationError` naming the option.
     """
 
-    def __init__(  # noqa: PLR0913  (each is an option of its own)
+    def __init__(
         self,
         backend: Backend | str = "memory://",
         *,
@@ -149,7 +158,9 @@ class SessionManager(Operations):
     def codec(self) -> CookieCodec:
         """Signs and verifies cookies. Raises `ConfigurationError` if the manager has no key."""
         if self._codec is None:
-            raise ConfigurationError("secret_key: cookies must be signed; pass SessionManager(..., secret_key=...)")
+            raise ConfigurationError(
+                "secret_key: cookies must be signed; pass SessionManager(..., secret_key=...)"
+            )
         return self._codec
 
     @property
@@ -293,7 +304,12 @@ class SessionManager(Operations):
     def _meet_stranger(self, generation: int, now: float) -> None:
         """A signed cookie that a memory backend does not know, yet made since this process began."""
         made = generation / 1000
-        if self._told_of_strangers or not self._port.immediate or made < self._started_at or now - made > _STRANGER:
+        if (
+            self._told_of_strangers
+            or not self._port.immediate
+            or made < self._started_at
+            or now - made > _STRANGER
+        ):
             return
         self._told_of_strangers = True
         remedy = ConfigurationError(
@@ -341,7 +357,9 @@ class Blocking:
         try:
             yield opened
         except BaseException as problem:
-            if not run_blocking(_awaited(partial(held.__aexit__, type(problem), problem, problem.__traceback__))):
+            if not run_blocking(
+                _awaited(partial(held.__aexit__, type(problem), problem, problem.__traceback__))
+            ):
                 raise
         else:
             run_blocking(_awaited(partial(held.__aexit__, None, None, None)))
@@ -400,5 +418,7 @@ def initialize_session_manager(
 def get_session_manager() -> SessionManager:
     """The manager that `initialize_session_manager` made. Raises `ConfigurationError` before that."""
     if not _process_wide:
-        raise ConfigurationError("there is no process-wide manager: call initialize_session_manager(...) first")
+        raise ConfigurationError(
+            "there is no process-wide manager: call initialize_session_manager(...) first"
+        )
     return _process_wide[0]

@@ -71,14 +71,16 @@ class Operations:
         now = self._core.clock()
         record = await self._load(session_id, now)
         if not isinstance(record, Record):
-            self._emit("session_data_retrieval_failed", _shown(session_id), None, now, reason="not_found_or_expired")
+            self._emit(
+                "session_data_retrieval_failed", _shown(session_id), None, now, reason="not_found_or_expired"
+            )
             return None
         if touch:
             record = await self._renewed(record, now)
         return None if record is None else self._session(record, now)
 
     async def save(self, session: Session) -> bool:
-        """Write what changed in *session* now. True unless the session was ended meanwhile (reported by event).
+        """Write what changed in *session* now. True unless it was ended meanwhile (reported by event).
 
         In a request this may come before its end; what it does to the cookie goes out with the response.
         Raises `SessionDataError`, `BackendError`.
@@ -99,7 +101,7 @@ class Operations:
         metadata: Mapping[str, JsonValue] | None = None,
         **values: JsonValue,
     ) -> Session:
-        """Set several values (and metadata) in one commit. Raises `SessionNotFoundError`, `SessionDataError`."""
+        """Set several values in one commit. Raises `SessionNotFoundError`, `SessionDataError`."""
         session = await self._existing(session_id)
         session.update({**(data or {}), **values})
         for name in unset:
@@ -133,7 +135,9 @@ class Operations:
         if not isinstance(answer, Committed):
             raise _not_found()
 
-    async def delete_session(self, session_id: str, reason: str = "deleted", *, user_id: str | int | None = None) -> bool:
+    async def delete_session(
+        self, session_id: str, reason: str = "deleted", *, user_id: str | int | None = None
+    ) -> bool:
         """End a session; was it alive? With *user_id* only if it is that user's, for self-service pages."""
         now = self._core.clock()
         if user_id is not None:
@@ -151,7 +155,7 @@ class Operations:
 
     @asynccontextmanager
     async def track_request(self, session: str | Session, path: str = "") -> AsyncIterator[Session]:
-        """Hold a session for one piece of work: it does not idle out meanwhile, and changes are saved at the end.
+        """Hold a session for one piece of work: it does not idle out, and changes are saved at the end.
 
         After an exception nothing is saved. Raises `SessionNotFoundError`.
         """
@@ -185,8 +189,13 @@ class Operations:
     ) -> int:
         """End the user's sessions but those to *keep* (ids or sessions); how many were ended."""
         now, user = self._core.clock(), user_text(user_id)
-        kept = [SessionId(one) if isinstance(one, str) else one.id for one in ([keep] if isinstance(keep, str) else keep)]
-        ended = await self._by_user().delete_user(user, now, reason, keep=[id_ for id_ in kept if id_ is not None])
+        kept = [
+            SessionId(one) if isinstance(one, str) else one.id
+            for one in ([keep] if isinstance(keep, str) else keep)
+        ]
+        ended = await self._by_user().delete_user(
+            user, now, reason, keep=[id_ for id_ in kept if id_ is not None]
+        )
         for id_ in ended:
             self._emit("session_deleted", id_, user, now, reason=reason)
         return len(ended)
@@ -235,12 +244,14 @@ class Operations:
         if not isinstance(answer, Committed):
             self._emit("session_renewal_failed", record.id, record.user_id, now, reason=answer.name.lower())
             return False
-        session.life.opening = opening._replace(record=replace(record, deadline=max(record.deadline, renewed)))
+        session.life.opening = opening._replace(
+            record=replace(record, deadline=max(record.deadline, renewed))
+        )
         self._emit("session_renewed", record.id, record.user_id, now, expires_at=renewed)
         return True
 
     async def is_still_open(self, session: Session, now: float) -> bool:
-        """Whether the session that a request was admitted to still exists for it: not ended, not below its floor."""
+        """Whether the session a request was admitted to exists for it: not ended, not below the floor."""
         opening = session.life.opening
         if not isinstance(opening, Live):
             return isinstance(opening, Fresh)  # else a login or a logout overtook it
@@ -254,7 +265,9 @@ class Operations:
         ended = await self._port.delete_expired(now, _BATCH)
         for one in ended:
             by_reason[one.reason] += 1
-            self._emit("session_expired", one.id, one.user_id, now, reason=one.reason, created_at=one.created_at)
+            self._emit(
+                "session_expired", one.id, one.user_id, now, reason=one.reason, created_at=one.created_at
+            )
         return len(ended)
 
     def _report_cleanup(self, by_reason: Counter[str], started: float) -> None:
@@ -300,8 +313,12 @@ class Operations:
         answer = await self._port.commit(record.id, Delta(renew_to=deadline, seen_at=now), now)
         if not isinstance(answer, Committed):
             return None
-        self._emit("session_renewed", record.id, record.user_id, now, expires_at=max(deadline, record.deadline))
-        return replace(record, deadline=max(deadline, record.deadline), version=answer.version, last_seen_at=now)
+        self._emit(
+            "session_renewed", record.id, record.user_id, now, expires_at=max(deadline, record.deadline)
+        )
+        return replace(
+            record, deadline=max(deadline, record.deadline), version=answer.version, last_seen_at=now
+        )
 
     def _session(self, record: Record, now: float) -> Session | None:
         """None for a record whose values cannot be decoded; it stays where it is."""
@@ -316,7 +333,7 @@ class Operations:
         return (session for session in made if session is not None)
 
     def _id(self, session_id: str) -> SessionId:
-        # An id of another shape is asked for all the same, as one that nobody has: one code path, same events.
+        # An id of another shape is asked for all the same, as one that nobody has: same events.
         return SessionId(_shown(session_id) or "")
 
     def _by_user(self) -> ByUser:

@@ -1,7 +1,7 @@
 """What a request leaves behind: the commit table, as pure functions.
 
-Reading order: the `Plan`s, `is_settled`, `plan_commit` (before the response leaves), `plan_late` (once it has left), and
-`plan_refused` (when a backend refused to commit). No I/O, no clock, no randomness of their own.
+Reading order: the `Plan`s, `is_settled`, `plan_commit` (before the response leaves), `plan_late` (once it has
+left), and `plan_refused` (when a backend refused to commit). No I/O, no clock, no randomness of their own.
 """
 
 from __future__ import annotations
@@ -109,7 +109,13 @@ NOTHING = Nothing()
 def is_settled(session: Session, now: float) -> bool:
     """Whether there is nothing to commit, told without making a plan. False also means "find out"."""
     life = session.life
-    if life.asked or session.modified or life.owed is not None or life.metadata is not None or life.before_commit:
+    if (
+        life.asked
+        or session.modified
+        or life.owed is not None
+        or life.metadata is not None
+        or life.before_commit
+    ):
         return False
     opening = life.opening
     if type(opening) is Live:
@@ -203,15 +209,15 @@ def _plan_fresh(session: Session, changes: Changes, now: float, mint: Mint) -> P
     if not (wrote or isinstance(user, str)):
         return _plan_ending(life) if life.ended else NOTHING
     promised = life.opening.promised if isinstance(life.opening, Fresh) else None
-    minted = mint if promised is None or life.ended else lambda: promised
+    minted = mint if promised is None else lambda: promised  # after a logout too: it may be a login's by now
     record = new_record(session, changes.alone(), user or None, now, minted)
-    if minted is not mint and _raises_privileges(life, changes, user):
+    if minted is not mint and (life.cycle == 0 or _raises_privileges(life, changes, user)):
         record = _cycled_at_birth(record)
     return Create(record, also_end=_others(session) if life.ended or isinstance(user, str) else ())
 
 
 def _cycled_at_birth(record: Record) -> Record:
-    """A session that begins with a privilege: the promise that named it, which others may hold, does not open it."""
+    """It begins with a privilege, so the promise that named it, which others may hold, does not open it."""
     generation = record.generation + 1
     return replace(record, generation=generation, floors=(record.generation, generation))
 

@@ -14,7 +14,17 @@ from typing import Any, TypeAlias, TypedDict
 
 from session_middleware.errors import ConfigurationError
 
-__all__ = ["DAY", "DEFAULT_IDLE_TIMEOUT", "GRACE", "JUST_NOW", "Duration", "Policy", "PolicyOptions", "flag", "seconds"]
+__all__ = [
+    "DAY",
+    "DEFAULT_IDLE_TIMEOUT",
+    "GRACE",
+    "JUST_NOW",
+    "Duration",
+    "Policy",
+    "PolicyOptions",
+    "flag",
+    "seconds",
+]
 
 Duration: TypeAlias = float | timedelta
 DAY = 24 * 3600.0
@@ -61,9 +71,9 @@ class Policy:
             Default: what apps commonly keep a signed-in user and roles under. `()` turns it off.
         user_keys: where the app does not call `session.login()`, the text or integer under the first of these
             is the session's user, and a change of it is a login. `()` turns it off.
-        save_on_error: save changes although the response is 500 or above, or the handler raised. Default False.
+        save_on_error: save although the response is 500 or above, or the handler raised. Default False.
         open_requests_renew: an open request or WebSocket keeps its session from idling out. Default True.
-        max_bytes, max_keys: limits on one session. Default 64 KiB and 1,000 keys; values nest 32 deep at most.
+        max_bytes, max_keys: limits on one session: 64 KiB, 1,000 keys. Values nest 32 deep at most.
     """
 
     idle_timeout: float = DEFAULT_IDLE_TIMEOUT
@@ -89,7 +99,9 @@ class Policy:
         chosen = {name: value for name, value in options.items() if value is not None}
         unknown = sorted(chosen.keys() - _READERS.keys())
         if unknown:
-            raise ConfigurationError(f"{unknown[0]}: there is no such option; there are {', '.join(sorted(_READERS))}")
+            raise ConfigurationError(
+                f"{unknown[0]}: there is no such option; there are {', '.join(sorted(_READERS))}"
+            )
         read = {name: _READERS[name](name, value) for name, value in chosen.items()}
         if base is not None:
             return cls(**{**{name: getattr(base, name) for name in _READERS}, **read})
@@ -130,7 +142,9 @@ def seconds(name: str, value: Any) -> float:
     """A positive, finite duration in seconds. Raises `ConfigurationError` naming the option *name*."""
     length = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(length, bool) or not isinstance(length, int | float):
-        raise ConfigurationError(f"{name}: found {type(value).__name__}, pass seconds as a number, or a timedelta")
+        raise ConfigurationError(
+            f"{name}: found {type(value).__name__}, pass seconds as a number, or a timedelta"
+        )
     if not isfinite(length) or length <= 0:
         raise ConfigurationError(f"{name}: found {length}, pass a number of seconds over 0")
     return float(length)
@@ -159,9 +173,13 @@ def _count(name: str, value: Any) -> int:
 
 def _keys(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence | set | frozenset):
-        raise ConfigurationError(f"{name}: found {type(value).__name__}, pass a list of keys (such as ['user_id'])")
+        raise ConfigurationError(
+            f"{name}: found {type(value).__name__}, pass a list of keys (such as ['user_id'])"
+        )
     if not all(isinstance(key, str) for key in value):
-        raise ConfigurationError(f"{name}: session keys are text, found {[type(key).__name__ for key in value]}")
+        raise ConfigurationError(
+            f"{name}: session keys are text, found {[type(key).__name__ for key in value]}"
+        )
     return tuple(value)
 
 

@@ -119,12 +119,12 @@ class Delta(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     renew_to: float | None = None  # forward only, never past the limit
     expire_at: float | None = None  # exact, backwards too, never past the limit
     seen_at: float | None = None  # the visitor was here; never goes backwards
-    user_id: str | None | UnsetType = UNSET
-    authenticated_at: float | None | UnsetType = UNSET
+    user_id: str | UnsetType | None = UNSET
+    authenticated_at: float | UnsetType | None = UNSET
     limit: float | None = None  # login moves the absolute deadline, nothing else does
-    idle_timeout: float | None | UnsetType = UNSET
-    retained_until: float | None | UnsetType = UNSET
-    status: str | None | UnsetType = UNSET
+    idle_timeout: float | UnsetType | None = UNSET
+    retained_until: float | UnsetType | None = UNSET
+    status: str | UnsetType | None = UNSET
     priority: int | UnsetType = UNSET
     metadata: Mapping[str, Any] | UnsetType = UNSET  # the whole of it
     cycle: float | None = None  # seconds of grace; 0: without. Only if still admitted, or without grace
@@ -146,7 +146,8 @@ _DELTA_DEFAULTS = tuple((name, getattr(Delta(), name)) for name in Delta.__struc
 
 class Committed(NamedTuple):
     """A commit that was applied: the record's version and generation after it, the new values of the
-    counters it incremented, and whether it made a new generation."""
+    counters it incremented, and whether it made a new generation.
+    """
 
     version: int
     generation: int
@@ -206,7 +207,15 @@ def apply(record: Record, delta: Delta, now: float) -> tuple[Record, Committed] 
     return after, Committed(after.version, after.generation, counters, cycles)
 
 
-_REPLACED = ("user_id", "authenticated_at", "idle_timeout", "retained_until", "status", "priority", "metadata")
+_REPLACED = (
+    "user_id",
+    "authenticated_at",
+    "idle_timeout",
+    "retained_until",
+    "status",
+    "priority",
+    "metadata",
+)
 
 
 def _generations(record: Record, delta: Delta, now: float, *, cycles: bool) -> dict[str, Any]:

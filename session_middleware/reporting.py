@@ -130,7 +130,7 @@ class Reporter:
     def wants_any(self, names: tuple[str, ...]) -> bool:
         """`wants` for several names of one level, asked once."""
         heard = self._heard
-        return any([heard[name] for name in names]) or self._is_on(_LEVELS[names[0]])
+        return any(heard[name] for name in names) or self._is_on(_LEVELS[names[0]])
 
     def emit(
         self, name: str, session_id: str | None, user_id: str | None, timestamp: float, /, **fields: object
@@ -323,8 +323,8 @@ class _PublicSettings:
 
 
 def _find_settings(module: object) -> _Settings:
-    # `get_config()` builds a dict, for several times the price of the attribute we need. The object behind it is
-    # private; should it move or change, the public way gives the same answers.
+    # `get_config()` builds a dict, for several times the price of the attribute we need. The object behind
+    # it is private; should it move or change, the public way gives the same answers.
     settings: _Settings | None = getattr(module, "_CONFIG", None)
     public = _PublicSettings()
     names = ("is_configured", "default_wrapper_class", "default_processors", "logger_factory")

@@ -45,7 +45,9 @@ def test_the_events_page_lists_every_event_as_the_code_has_it() -> None:
 
 def test_the_options_page_names_every_option() -> None:
     page = (ROOT / "docs/options.md").read_text()
-    signatures = [inspect.signature(one).parameters for one in (SessionMiddleware, SessionManager, CookieSettings)]
+    signatures = [
+        inspect.signature(one).parameters for one in (SessionMiddleware, SessionManager, CookieSettings)
+    ]
     names = {name for parameters in signatures for name in parameters} | set(Policy.__dataclass_fields__)
     missing = {name for name in names - {"app", "options", "clock", "monotonic"} if f"`{name}`" not in page}
     assert missing == set()

@@ -329,10 +329,13 @@ def test_a_tracked_session_is_listed_and_its_changes_are_saved(driven: Driven) -
 
 
 def test_after_an_exception_a_tracked_session_is_free_and_unchanged(driven: Driven) -> None:
-    id_ = driven.create_session().id
-    with pytest.raises(KeyError), driven.tracking(id_) as session:
+    def spoil(session: Session) -> None:
         session["done"] = True
         raise KeyError
+
+    id_ = driven.create_session().id
+    with pytest.raises(KeyError), driven.tracking(id_) as session:
+        spoil(session)
     assert driven.manager.active_requests(id_) == []
     assert dict(driven.get_session(id_)) == {}
 
@@ -387,7 +390,9 @@ def test_stop_waits_for_requests_in_flight_and_reports_those_still_open() -> Non
     async def live() -> tuple[bool, list[object]]:
         manager = SessionManager(Backend(), log=False, clock=clock, monotonic=clock)
         stopped: list[object] = []
-        manager.subscribe("session_manager_stopped", lambda event: stopped.append(event.fields["active_requests"]))
+        manager.subscribe(
+            "session_manager_stopped", lambda event: stopped.append(event.fields["active_requests"])
+        )
         await manager.start()
         session = await manager.create_session()
         async with manager.track_request(session):

@@ -1,8 +1,8 @@
 """What a backend must do: seven methods, and the atomicity they promise.
 
-A **backend** describes where records live (`SQLiteBackend("app.db")`) and does nothing yet. Its `port(colour)`
-is what does the work: the "async" port awaits, the "blocking" port has the same `async def` methods and never
-suspends. The logic above is written once, against `Port`.
+A **backend** describes where records live (`SQLiteBackend("app.db")`) and does nothing yet. Its
+`port(colour)` is what does the work: the "async" port awaits, the "blocking" port has the same `async def`
+methods and never suspends. The logic above is written once, against `Port`.
 
 The contract:
 
@@ -83,7 +83,7 @@ class Port(Protocol):
         """The live record; why it ended, if that is still known; or None. A pure read."""
 
     async def create(self, record: Record, now: float) -> CreateResult:
-        """Insert, or EXISTS if the id is a live record's or of a remembered ending. May replace an expired one."""
+        """Insert; EXISTS for the id of a live record or a remembered ending. May replace an expired one."""
 
     async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
         """Change a live record as `record.apply` says; GONE if there is none. Never creates."""
@@ -130,7 +130,7 @@ class Counting(Protocol):
         """How many sessions are live."""
 
     async def usage(self, now: float) -> Usage:
-        """Figures for operators, cheap enough for each cleanup. May include sessions that expired just now."""
+        """Figures for operators, cheap enough for each cleanup. May include what expired just now."""
 
 
 class Backend(Protocol):

@@ -1,7 +1,7 @@
 """Sessions in this process: thread-safe, bounded, exact, and gone with the process.
 
-Reading order: `MemoryBackend` (the seven methods, then the optional ones), `_Expiry` (which sessions may be due),
-`_Endings` (why sessions ended).
+Reading order: `MemoryBackend` (the seven methods, then the optional ones), `_Expiry` (which sessions may be
+due), `_Endings` (why sessions ended).
 
 One lock guards every change; `load` is a single dictionary look-up and needs none. Records are immutable, so
 what `load` hands out never changes under the reader.
@@ -47,7 +47,8 @@ class MemoryBackend:
     """Records in a dictionary of this process; both colours share it.
 
     `max_records`: how many records it holds at most, expired ones that were not cleaned up yet included.
-    Default 1,000,000 (about 1 kB each at 500 bytes of data). One more is a `BackendFull`: the visitor gets 503.
+    Default 1,000,000 (about 1 kB each at 500 bytes of data). One more is
+    a `BackendFull`: the visitor gets 503.
     """
 
     url = "memory://"
@@ -240,7 +241,7 @@ class _BlockingMemory(MemoryBackend):
     """The same records for code without an event loop."""
 
     async def wait(self, seconds: float) -> None:
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251  (no event loop runs here)
 
 
 class _Expiry:

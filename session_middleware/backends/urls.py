@@ -1,7 +1,7 @@
-"""From a URL to a backend: `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`, or an entry point's.
+"""From a URL to a backend: `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`, an entry point's.
 
-Backends of other packages register under the entry point group `session_middleware.backends`, by URL scheme, as
-a callable that takes the URL.
+Backends of other packages register under the entry point group `session_middleware.backends`, by URL scheme,
+as a callable that takes the URL.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def backend_from(backend: Backend | str) -> Backend:
         return _from_url(backend)
     if not callable(getattr(backend, "port", None)):
         raise ConfigurationError(
-            f"backend: found {type(backend).__name__}, pass a backend object (such as MemoryBackend()) or a URL "
-            'such as "sqlite:///sessions.db"'
+            f"backend: found {type(backend).__name__}, pass a backend object (such as MemoryBackend()) or a "
+            'URL such as "sqlite:///sessions.db"'
         )
     return backend
 

@@ -4,8 +4,8 @@ A child process serves an app under `SessionMiddleware` on SQLite with uvicorn; 
 write, log in and log out over real connections. After a random number of answers the child is killed while
 requests are in flight. What the clients were told is then compared with what the database holds.
 
-`python -m tests.crash.harness --kills 300 --seed 1 --folder DIR` prints the figures. With `--control` the backend
-acknowledges first and writes later, so writes must get lost: a harness that finds none proves nothing.
+`python -m tests.crash.harness --kills 300 --seed 1 --folder DIR` prints the figures. With `--control` the
+backend acknowledges first and writes later, so writes must get lost: finding none would prove nothing.
 """
 
 import argparse
@@ -121,12 +121,12 @@ def serve(listener: socket.socket, database: Path, *, control: bool) -> int:
 
 
 async def call(port: int, client: Client, path: str) -> dict[str, Any]:
-    """One request on a connection of its own. Raises `OSError` or `ValueError` when the server dies meanwhile."""
+    """One request on its own connection. `OSError` or `ValueError` when the server dies meanwhile."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         cookie = f"Cookie: {client.cookie}\r\n" if client.cookie else ""
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n{cookie}\r\n"
-        writer.write(head.encode())
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n"
+        writer.write(f"{head}{cookie}\r\n".encode())
         answer = (await reader.read()).decode()
     finally:
         writer.close()
@@ -155,7 +155,9 @@ async def visit(port: int, client: Client, chance: random.Random, figures: Figur
     figures.writes += 1
 
 
-async def hammer(port: int, child: int, clients: list[Client], chance: random.Random, figures: Figures) -> None:
+async def hammer(
+    port: int, child: int, clients: list[Client], chance: random.Random, figures: Figures
+) -> None:
     """All clients at once, until the server is killed after a random number of answers."""
     left = chance.randrange(5, 120)
 

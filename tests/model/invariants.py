@@ -250,14 +250,14 @@ class Ledger:
         self.own(visit, id_, None, new, at)
 
     def promise_kept(self, id_: str, generation: int) -> None:
-        """Requests that brought its promise were let in with the generation of creation."""
-        for note in self.notes.values():
-            if id_ in note.promises:
+        """Requests that brought or sent its promise were let in with the generation of creation."""
+        for visit, note in self.notes.items():
+            answer = visit.handle.response
+            sent = answer.set_cookie if answer is not None and answer.is_promise else None
+            if id_ in note.promises or (sent is not None and sent.startswith(f"{id_}.")):
                 note.presented[id_] = note.admitted[id_] = generation
 
-    def replaced(
-        self, visit: Visit | None, id_: str, old: Stored, new: Stored, at: int, now: float
-    ) -> None:
+    def replaced(self, visit: Visit | None, id_: str, old: Stored, new: Stored, at: int, now: float) -> None:
         """A backend may replace what expired: under a new floor, which nothing of the old one passes."""
         if old.deadline > now + SLACK or new.floors[0] <= old.generation:
             raise Violation(NO_COMEBACK, f"{visit} creates {id_} over a live one")

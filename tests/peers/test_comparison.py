@@ -163,7 +163,7 @@ async def a_read_sets_no_cookie(app: App) -> bool:
 ROWS: dict[str, Callable[[App], Awaitable[bool]]] = {
     "a logout stays a logout, also for a slow request and a copied cookie": stays_logged_out,
     "parallel changes of different keys both survive": keeps_parallel_changes,
-    "`session[\"cart\"].append(...)` is saved": saves_nested_changes,
+    '`session["cart"].append(...)` is saved': saves_nested_changes,
     "what a streamed response changes is saved": saves_what_a_stream_changes,
     "an id made up by the client is not adopted": refuses_an_id_the_client_made_up,
     "a cookie from before the login is worthless after it": cookie_from_before_the_login_is_worthless,
