@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from session_middleware.manager import SessionManager, get_session_manager, initialize_session_manager
     from session_middleware.policy import Policy
     from session_middleware.session import Session
+    from session_middleware.wsgi import WSGISessionMiddleware
 
 __all__ = [
     "EVENTS",
@@ -62,6 +63,7 @@ __all__ = [
     "SessionManager",
     "SessionMiddleware",
     "SessionNotFoundError",
+    "WSGISessionMiddleware",
     "WrongProcess",
     "get_session_manager",
     "initialize_session_manager",
@@ -80,6 +82,7 @@ _LATE = {  # imported at first use: a Flask app does not pay for Starlette, nobo
     "SessionEvent": "session_middleware.events",
     "SessionManager": "session_middleware.manager",
     "SessionMiddleware": "session_middleware.asgi",
+    "WSGISessionMiddleware": "session_middleware.wsgi",
     "get_session_manager": "session_middleware.manager",
     "initialize_session_manager": "session_middleware.manager",
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from fnmatch import translate
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, Unpack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,7 +19,7 @@ from session_middleware.backends.base import Backend, wrong_colour
 from session_middleware.cookies import CookieSettings
 from session_middleware.errors import ConfigurationError
 from session_middleware.exchange import Entrance, Exchange, Matcher
-from session_middleware.manager import SessionManager
+from session_middleware.manager import ManagerOptions, SessionManager
 
 __all__ = ["SessionMiddleware"]
 
@@ -63,7 +63,7 @@ class SessionMiddleware(Entrance):
         passive: Routes = (),
         skip: Routes = (),
         eager: bool = False,
-        **options: Any,
+        **options: Unpack[ManagerOptions],
     ) -> None:
         cookie = {
             "session_cookie": session_cookie,
@@ -179,7 +179,7 @@ def _manager_from(
     secret_key: object,
     backend: Backend | str | None,
     cookie: dict[str, Any],
-    options: dict[str, Any],
+    options: ManagerOptions,
 ) -> SessionManager:
     if manager is None:
         if secret_key is None:

@@ -20,11 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from session_middleware.activity import ActiveRequest
 from session_middleware.blocking import run_blocking
-from session_middleware.cookies import LOOKED_AT_MOST, CookieReading, Credential
+from session_middleware.cookies import LOOKED_AT_MOST, CookieCodec, CookieReading, Credential
 from session_middleware.errors import BackendError, SessionCapacityError
 from session_middleware.headers import Headers, forbid_storing, host_of, is_local, vary_by_cookie, wants_html
 from session_middleware.manager import SessionManager
 from session_middleware.outage import Met
+from session_middleware.perform import Performer
 from session_middleware.plan import is_settled
 from session_middleware.record import Record
 from session_middleware.reporting import bind_request_context, unbind_request_context
@@ -55,16 +56,20 @@ class Entrance:
         *,
         optional: Matcher | None,
         passive: Matcher | None,
-        eager: bool,
+        eager: bool = False,
+        performer: Performer | None = None,
+        codec: CookieCodec | None = None,
     ) -> None:
+        """*performer*, *codec*: the manager's, unless an entrance has another colour or key."""
         self.app = app
         self.manager = manager
         self.optional = optional
         self.passive = passive
         self.eager = eager
-        self.codec = manager.codec
-        self.name = manager.cookie.session_cookie
-        self.immediate = manager.performer.port.immediate
+        self.performer = manager.performer if performer is None else performer
+        self.codec = manager.codec if codec is None else codec
+        self.name = self.codec.settings.session_cookie
+        self.immediate = self.performer.port.immediate
         limited = manager.max_requests_per_session is not None
         self.opens_first = not self.immediate or limited or eager
         # What every request asks for, looked up once: properties of the manager, and constant.
@@ -171,7 +176,7 @@ class Exchange(ActiveRequest):
             return
         opening = session.life.opening
         try:
-            await self._finish(manager.performer.commit_late(session, manager.clock(), failed=failed))
+            await self._finish(self.entrance.performer.commit_late(session, manager.clock(), failed=failed))
         except BackendError as problem:  # an event has named the keys, and nobody is left to be answered
             self._note_failure("commit", problem)
         else:
@@ -202,7 +207,7 @@ class Exchange(ActiveRequest):
         if not (reading.credentials or reading.promises):
             return True
         try:
-            life = self.life = await self._finish(self.entrance.manager.performer.open(reading, self.now))
+            life = self.life = await self._finish(self.entrance.performer.open(reading, self.now))
         except BackendError as problem:
             return await self._do_without(reading, problem)
         self._note_success("load")
@@ -251,7 +256,7 @@ class Exchange(ActiveRequest):
         self.now = manager.clock()
         reading = self._read_cookies()
         if reading.credentials or reading.promises:
-            self.life = run_blocking(manager.performer.open(reading, self.now))
+            self.life = run_blocking(self.entrance.performer.open(reading, self.now))
             self._note_success("load")
         self._show_opened(session)
 
@@ -267,7 +272,7 @@ class Exchange(ActiveRequest):
     def _show_opened(self, session: Session) -> None:
         """Fill the session at its first look, and hold it from then on."""
         manager = self.entrance.manager
-        manager.performer.fill(session, self._opened(), self.now)
+        self.entrance.performer.fill(session, self._opened(), self.now)
         session.life.late = self.started
         session.life.passive = self.entrance.passive is not None and self.entrance.passive(self.scope)
         self._hold(session)
@@ -319,7 +324,7 @@ class Exchange(ActiveRequest):
         self.now = manager.clock()
         opening, owed = life.opening, life.owed
         try:
-            await self._finish(manager.performer.commit(session, self.now, failed=self.status >= _ERROR))
+            await self._finish(self.entrance.performer.commit(session, self.now, failed=self.status >= _ERROR))
         except BackendError as problem:
             life.owed = owed  # what an early `save` made of the cookie stays true
             await self._refuse(503, problem=problem)

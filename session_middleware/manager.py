@@ -137,7 +137,8 @@ class SessionManager(Operations):
         super().__init__(core, self._performer_over(core, "async"))
         self.finisher = Finisher(self.backend_timeout)
         self.cleaner = Cleanup(core, self.cleanup_expired, seconds("cleanup_interval", cleanup_interval))
-        self.heartbeat = Heartbeat(core, self, seconds("check_interval", check_interval))
+        self._check_interval = seconds("check_interval", check_interval)
+        self.heartbeat = Heartbeat(core, self, self._check_interval)
 
     def __repr__(self) -> str:
         return f"<SessionManager {self._core.backend.url}>"
@@ -191,7 +192,24 @@ class SessionManager(Operations):
     @cached_property
     def blocking(self) -> Blocking:
         """Every operation as a plain call, for threads and scripts."""
-        return Blocking(self, Operations(self._core, self._performer_over(self._core, "blocking")))
+        return Blocking(self, Operations(self._core, self.blocking_performer))
+
+    @cached_property
+    def blocking_performer(self) -> Performer:
+        """Opens and commits the sessions of requests without an event loop; `run_blocking` drives it."""
+        return self._performer_over(self._core, "blocking")
+
+    @cached_property
+    def blocking_heartbeat(self) -> Heartbeat:
+        """Renews what such requests hold; whoever has a thread for it runs its rounds."""
+        operations = Operations(self._core, self.blocking_performer)
+        return Heartbeat(self._core, operations, self._check_interval)
+
+    @cached_property
+    def blocking_cleaner(self) -> Cleanup:
+        """The runs of the periodic cleanup, for the same thread."""
+        operations = Operations(self._core, self.blocking_performer)
+        return Cleanup(self._core, operations.cleanup_expired, self.cleaner.interval)
 
     @property
     def is_started(self) -> bool:

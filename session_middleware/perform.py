@@ -270,23 +270,20 @@ class Performer:
             if await self.port.create(record, now) is not EXISTS:
                 return record
             if isinstance(session.life.opening, Fresh) and session.life.opening.promised is not None:
-                return await self._join_promised(session, record, now)
+                await self._join_promised(session, record, now)
+                return None
             id_, secret = self._mint()
             record = replace(record, id=id_, secret=secret)
         raise BackendError("every new session id was taken: the source of randomness is broken")
 
-    async def _join_promised(self, session: Session, record: Record, now: float) -> Record | None:
+    async def _join_promised(self, session: Session, record: Record, now: float) -> None:
         """Another request wrote to the promised session first: do what its cookie would do now."""
         claim = (record.id, record.secret, record.generation)
         opening, _ = open_promised(claim, await self._load(record.id, now), now)
-        if not isinstance(opening, Fresh):
-            session.life.opening = opening
-            await self._do(session, self._plan(session, now), now)
-            session.life.loaded = _shown(session)  # the other request's keys are not ours to unset
-            return None
-        session.life.opening = Fresh()
-        id_, secret = self._mint()
-        return await self._insert(session, replace(record, id=id_, secret=secret), now)
+        # Not opened any more: this request was overtaken. Under another id its cookie would replace a login's.
+        session.life.opening = JustEnded(record.id, "superseded") if isinstance(opening, Fresh) else opening
+        await self._do(session, self._plan(session, now), now)
+        session.life.loaded = _shown(session)  # the other request's keys are not ours to unset
 
     async def _write(self, session: Session, plan: Write, now: float) -> None:
         answer = await self.port.commit(plan.record.id, plan.delta, now)
@@ -315,7 +312,7 @@ class Performer:
         except BackendError:
             await self.port.delete(record.id, now, "superseded")
             raise
-        if plan.needs_old_alive and not alive:
+        if plan.needs_old_alive and not alive and not await self._never_was(session, plan.old, now):
             await self.port.delete(record.id, now, "superseded")
             self._lose(session, plan.old, tuple(sorted(record.data)), "gone", now)
             return
@@ -323,6 +320,10 @@ class Performer:
             self._emit("session_deleted", plan.old, _owner(session.life, plan.old), now, reason=plan.reason)
         self._settle_new(session, record, now)
         await self._end_others(plan.also_end, now)
+
+    async def _never_was(self, session: Session, id_: SessionId, now: float) -> bool:
+        """A promise that nobody took: what is not alive has not ended either."""
+        return isinstance(session.life.opening, Fresh) and await self._load(id_, now) is None
 
     async def _end(self, session: Session, plan: End, now: float) -> None:
         alive = [await self._end_one(session.life, id_, now) for id_ in (plan.id, *plan.others)]

@@ -165,7 +165,7 @@ def plan_late(session: Session, now: float, mint: Mint) -> Plan:
             return _lost(record.id, changes, "superseded")
         case JustEnded(id_):
             return _lost(id_, changes, "ended")
-        case Fresh(promised=None):
+        case Fresh(promised=promised) if promised is None or life.ended:
             return _lost(None, changes, "response_started")
         case Fresh():  # the visitor holds a promise of this very session
             return _plan_fresh(session, changes, now, mint)
@@ -209,11 +209,29 @@ def _plan_fresh(session: Session, changes: Changes, now: float, mint: Mint) -> P
     if not (wrote or isinstance(user, str)):
         return _plan_ending(life) if life.ended else NOTHING
     promised = life.opening.promised if isinstance(life.opening, Fresh) else None
-    minted = mint if promised is None else lambda: promised  # after a logout too: it may be a login's by now
-    record = new_record(session, changes.alone(), user or None, now, minted)
-    if minted is not mint and (life.cycle == 0 or _raises_privileges(life, changes, user)):
+    if promised is not None and life.ended:
+        return _plan_ended_promise(session, promised[0], changes, user, now, mint)
+    record = new_record(
+        session, changes.alone(), user or None, now, mint if promised is None else lambda: promised
+    )
+    if promised is not None and (life.cycle == 0 or _raises_privileges(life, changes, user)):
         record = _cycled_at_birth(record)
     return Create(record, also_end=_others(session) if life.ended or isinstance(user, str) else ())
+
+
+def _plan_ended_promise(
+    session: Session,
+    promised: SessionId,
+    changes: Changes,
+    user: str | UnsetType | None,
+    now: float,
+    mint: Mint,
+) -> Plan:
+    """A logout ends what a parallel request created under the promise, perhaps a login."""
+    record = new_record(session, changes.alone(), user or None, now, mint)
+    return Swap(
+        record, promised, "logout", needs_old_alive=not isinstance(user, str), also_end=_others(session)
+    )
 
 
 def _cycled_at_birth(record: Record) -> Record:

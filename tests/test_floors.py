@@ -55,7 +55,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     8: ("cleanup", "heartbeat", "backends.sqlite"),
     9: ("manager",),
-    10: ("exchange", "wsgi", "monitoring.*", "state.*"),
+    10: ("exchange", "arguments", "housekeeping", "wsgi_exchange", "wsgi", "monitoring.*", "state.*"),
     11: ("asgi", "typed", "fastapi", "flask", "streamlit", "cli", "dashboard.*", "testing.*"),
     12: ("__init__",),
 }
@@ -65,6 +65,10 @@ FLOORS: dict[int, tuple[str, ...]] = {
 SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
     {
         ("backends.urls", "backends.memory"),  # an address names a backend
+        ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
+        ("wsgi_exchange", "housekeeping"),
+        ("wsgi", "arguments"),
+        ("wsgi", "wsgi_exchange"),  # the entrance and its requests
         ("fastapi", "typed"),  # a framework's file hands out typed sessions in its own idiom
     },
 )

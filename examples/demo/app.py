@@ -66,7 +66,7 @@ def create_app(
             Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
             Middleware(SameOrigin),
             # What the page asks for by itself is no activity of the visitor.
-            Middleware(SessionMiddleware, manager=manager, passive=["/state", "/events"]),  # type: ignore[arg-type]
+            Middleware(SessionMiddleware, manager=manager, passive=["/state", "/events"]),
         ],
     )
     app.state.manager, app.state.feed, app.state.pause = manager, feed, pause

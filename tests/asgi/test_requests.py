@@ -381,8 +381,10 @@ async def test_who_listens_to_one_of_them_gets_that_one(make_site: MakeSite, nam
     assert heard == [name]
 
 
-async def test_an_unobserved_request_makes_no_events(make_site: MakeSite) -> None:
-    logging.getLogger("session_middleware").setLevel(logging.WARNING)
+async def test_an_unobserved_request_makes_no_events(
+    make_site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "session_middleware")
     site = make_site()
     site.manager.reporter._heard["request_started"].clear()
     site.manager.reporter._heard["request_finished"].clear()

@@ -653,7 +653,7 @@ MOUNTS = """\
 @pytest.mark.parametrize(
     ("path", "system"),
     [
-        ("/home/app/s.db", "ext4"),
+        ("/srv/app/s.db", "ext4"),
         ("/srv/shared/s.db", "nfs4"),
         ("/srv/shared/local/s.db", "xfs"),
         ("/srv/shared-not/s.db", "ext4"),

@@ -72,6 +72,8 @@ class Life:
     due_at: int = 0
     privileged: bool = False
     """Its first write was a login, or a privilege: the promise of its id opens nothing."""
+    again: bool = False
+    """It replaced an expired one, whose cookies are strangers to it."""
 
 
 @dataclass(slots=True)
@@ -254,6 +256,8 @@ class Ledger:
         for visit, note in self.notes.items():
             answer = visit.handle.response
             sent = answer.set_cookie if answer is not None and answer.is_promise else None
+            if visit.handle.seen is not None and visit.handle.seen.id == id_:
+                continue  # let in to an earlier session of this id, which has expired
             if id_ in note.promises or (sent is not None and sent.startswith(f"{id_}.")):
                 note.presented[id_] = note.admitted[id_] = generation
 
@@ -263,6 +267,7 @@ class Ledger:
             raise Violation(NO_COMEBACK, f"{visit} creates {id_} over a live one")
         del self.lives[id_]
         self.created(visit, id_, new, at, now)
+        self.lives[id_].again = True
 
     def deleted(self, visit: Visit | None, id_: str, old: Stored, at: int, now: float) -> None:
         life = self.lives[id_]
@@ -363,6 +368,8 @@ class Ledger:
 
     def came_before_floor(self, visit: Visit, note: Note, life: Life, generation: int) -> bool:
         above = [floor for floor in life.floors if floor[0] > generation]
+        if life.again and generation < life.generations[0]:
+            return False
         if not above or len(above) >= 4 or (note.changed_at and note.changed_at < above[0][1]):
             return False
         _, at, clock = above[0]

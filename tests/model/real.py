@@ -8,7 +8,7 @@ operation, is replaced by one that awaits the operation in place, and there is n
 A request is held up before every backend call. Between an answer and what it does next it touches nothing that
 others see, so a second point after the call would add one thing only: the response leaves later than its commit,
 which is a network that turns responses round (`World.reorders`). With `answers=True` that point is there too; the
-driver then judges what is stored, and no responses (see `Changes`).
+driver then judges what is stored, and no responses (see `RecordsOnly`).
 
 Ids are numbered, not random, so that a schedule is the same run every time.
 """
@@ -41,7 +41,7 @@ from tests.model.system import Action, Fault, Response, Seen
 from tests.model.tables import ABSOLUTE, GRACE, IDLE, PRIVILEGE_KEY, USER_KEY
 from tests.model.world import Visit
 
-__all__ = ["Changes", "MemoryShelf", "RealHandle", "RealSystem", "SQLiteShelf", "Shelf", "SteppedPort"]
+__all__ = ["MemoryShelf", "RealHandle", "RealSystem", "RecordsOnly", "SQLiteShelf", "Shelf", "SteppedPort"]
 
 T = TypeVar("T")
 KEY = "a key for tests, with more than 32 bytes in it"
@@ -52,7 +52,7 @@ class CrashError(Exception):
     """What a handler raises that crashes."""
 
 
-class Changes(Ledger):
+class RecordsOnly(Ledger):
     """Judges what is stored and whether everybody can write in the end, but no first looks and no responses."""
 
     def looked(self, visit: Visit, at: int, now: float) -> None:
@@ -168,6 +168,8 @@ class View:
     user_id: str | None
     cycle_due: float | None
     data: Mapping[str, str | int]
+    version: int
+    """Not asked for: it tells that a commit came that changed nothing else."""
 
     @classmethod
     def of(cls, record: Record) -> View:
@@ -180,6 +182,7 @@ class View:
             record.user_id,
             record.cycle_due,
             decode_values(record.data),
+            record.version,
         )
 
 
@@ -425,6 +428,9 @@ class Shelf:
         """An empty one, whose methods never suspend."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Let go of it."""
+
 
 class MemoryShelf(Shelf):
     """A new `MemoryBackend` for every schedule."""
@@ -446,3 +452,6 @@ class SQLiteShelf(Shelf):
             connection.execute("DELETE FROM session")
             connection.execute("DELETE FROM ending")
         return self._port
+
+    def close(self) -> None:
+        run_blocking(self._port.close())

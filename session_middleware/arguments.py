@@ -1,0 +1,77 @@
+"""The arguments that the entrances without an event loop read alike.
+
+Reading order: `matcher` (routes), `manager_from` (which manager serves).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from fnmatch import translate
+from typing import Any, TypeAlias
+
+from session_middleware.backends.base import Backend, Colour, wrong_colour
+from session_middleware.cookies import CookieSettings
+from session_middleware.errors import ConfigurationError
+from session_middleware.manager import SessionManager
+
+__all__ = ["Routes", "manager_from", "matcher"]
+
+Routes: TypeAlias = Sequence[str] | Callable[[dict[str, Any]], bool]
+"""Path patterns as in a shell (`/static/*`), or a function of the WSGI environ."""
+
+_STARLETTE = CookieSettings()
+
+
+def matcher(argument: str, routes: Routes) -> Callable[[Mapping[str, Any]], bool] | None:
+    """Whether a request, given with its "path" and its "environ", is on these routes. None: none is."""
+    if callable(routes):
+        chosen = routes
+        return lambda facts: chosen(facts["environ"])
+    given: object = routes
+    listed = isinstance(given, Sequence | AbstractSet) and not isinstance(given, str)
+    if not listed or not all(isinstance(pattern, str) for pattern in routes):
+        raise ConfigurationError(
+            f"{argument}: pass a list of path patterns (such as ['/static/*']) or environ -> bool"
+        )
+    if not routes:
+        return None
+    matches = re.compile("|".join(translate(pattern) for pattern in routes)).match
+    return lambda facts: matches(facts["path"]) is not None
+
+
+def manager_from(
+    manager: SessionManager | None,
+    secret_key: object,
+    backend: Backend | str | None,
+    cookie: dict[str, Any],
+    options: dict[str, Any],
+    colour: Colour,
+) -> SessionManager:
+    """The manager that was passed, or one made of the other arguments.
+
+    Raises `ConfigurationError` where both were, or where its backend has no port of this colour.
+    """
+    if manager is not None and not isinstance(manager, SessionManager):
+        raise ConfigurationError(f"manager: found {type(manager).__name__}, pass a SessionManager")
+    if manager is None:
+        if secret_key is None:
+            raise ConfigurationError(
+                "secret_key: pass the key that signs the cookies, or a manager that has one"
+            )
+        chosen: Backend | str = "memory://" if backend is None else backend
+        manager = SessionManager(chosen, secret_key=secret_key, **cookie, **options)
+    elif given := _given_twice(secret_key, backend, cookie, options):
+        raise ConfigurationError(f"{given[0]}: the manager has it already; set it there, not here")
+    if colour not in manager.backend.colours:
+        raise wrong_colour(manager.backend, colour)
+    return manager
+
+
+def _given_twice(
+    secret_key: object, backend: object, cookie: dict[str, Any], options: dict[str, Any]
+) -> list[str]:
+    named = [name for name, value in cookie.items() if value != getattr(_STARLETTE, name)]
+    named += [name for name, value in (("secret_key", secret_key), ("backend", backend)) if value is not None]
+    return [*named, *options]
