@@ -271,7 +271,6 @@ class Exchange(ActiveRequest):
 
     def _show_opened(self, session: Session) -> None:
         """Fill the session at its first look, and hold it from then on."""
-        manager = self.entrance.manager
         self.entrance.performer.fill(session, self._opened(), self.now)
         session.life.late = self.started
         session.life.passive = self.entrance.passive is not None and self.entrance.passive(self.scope)
@@ -324,7 +323,8 @@ class Exchange(ActiveRequest):
         self.now = manager.clock()
         opening, owed = life.opening, life.owed
         try:
-            await self._finish(self.entrance.performer.commit(session, self.now, failed=self.status >= _ERROR))
+            commit = self.entrance.performer.commit(session, self.now, failed=self.status >= _ERROR)
+            await self._finish(commit)
         except BackendError as problem:
             life.owed = owed  # what an early `save` made of the cookie stays true
             await self._refuse(503, problem=problem)

@@ -294,7 +294,7 @@ class _Request(PlainExchange):
     def _cookie(
         self, interface: SessionInterface, app: Flask, before: Opening
     ) -> SetCookie | RemoveCookie | None:
-        """What this response says of the cookie: what the commit made of it, and what Flask's contract asks."""
+        """What this response says of the cookie: by the commit, then by Flask's contract."""
         session, life = self.shown, self.shown.life
         owed, life.owed = life.owed, None
         opening = life.opening
@@ -303,9 +303,9 @@ class _Request(PlainExchange):
         record = opening.record
         if not session and session.modified and record.user_id is None:
             return RemoveCookie()  # it was emptied
-        if owed is None and session and interface.should_set_cookie(app, session):
-            if opening is not before or self._is_current(record):
-                return SetCookie(record.id, record.secret, record.generation, record.deadline)
+        wanted = owed is None and bool(session) and interface.should_set_cookie(app, session)
+        if wanted and (opening is not before or self._is_current(record)):
+            return SetCookie(record.id, record.secret, record.generation, record.deadline)
         return owed
 
     def _is_current(self, record: Record) -> bool:

@@ -1,4 +1,4 @@
-"""What an event loop does beside the requests, in a daemon thread: periodic cleanup, and renewing what is held.
+"""What an event loop does beside the requests, in a daemon thread: cleanup, and renewing what is held.
 
 One thread per manager and process. It begins with the first request, so after any fork; it ends with the
 process, or with its manager. `Housekeeper.ensure` is all an entrance calls.

@@ -41,7 +41,7 @@ from session_middleware.record import (
     Record,
     Refused,
     SessionId,
-    apply,
+    apply_to_header,
     replace,
 )
 from session_middleware.reporting import Reporter
@@ -56,7 +56,7 @@ from session_middleware.session import (
     Session,
     SetCookie,
 )
-from session_middleware.values import NO_VALUES, Values, encode_value
+from session_middleware.values import NO_VALUES, Values, encode_plainly, encode_value
 
 __all__ = ["Claims", "Performer"]
 
@@ -393,13 +393,10 @@ class Performer:
             self._saved(record, sorted(record.data), (), now)
 
     def _settle_written(self, session: Session, plan: Write, answer: Committed, now: float) -> None:
-        applied = apply(plan.record, plan.delta, now)
-        record = plan.record if isinstance(applied, Refused) else applied[0]
+        record = apply_to_header(plan.record, plan.delta, now)
         record = replace(record, generation=answer.generation, version=answer.version)
         late, owed = session.life.late, session.life.owed
-        # Of a session that it joined, or found again, it may show less: the rest is not its own to unset.
-        shows_all = session.life.loaded is plan.record.data and not plan.refused
-        self._settle(session, Live(record, answer.generation), record.data if shows_all else _shown(session))
+        self._settle(session, Live(record, answer.generation), _shown(session))
         if plan.sends_cookie and not late:
             owed = _cookie_of(record)
         session.life.owed = owed
@@ -482,4 +479,7 @@ def _show_only(session: Session, values: Values) -> None:
 
 def _shown(session: Session) -> Values:
     """What the session shows now, as the base for what is changed from here on."""
+    plainly = encode_plainly(session)  # types need no close look: this is only compared with its like
+    if plainly is not None:
+        return Values(plainly)
     return Values.of({name: encode_value(name, value) for name, value in dict.items(session)})

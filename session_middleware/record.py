@@ -38,6 +38,7 @@ __all__ = [
     "SessionId",
     "UnsetType",
     "apply",
+    "apply_to_header",
     "next_generation",
     "replace",
 ]
@@ -189,11 +190,19 @@ def apply(record: Record, delta: Delta, now: float) -> tuple[Record, Committed] 
         return CONFLICT
     if delta.if_version is not None and delta.if_version != record.version:
         return CONFLICT
+    data, counters = record.data, _NONE_COUNTED
+    if delta.set or delta.unset or delta.increments:
+        data, counters = _apply_values(record.data, delta)
+    after = apply_to_header(record, delta, now, data)
+    return after, Committed(after.version, after.generation, counters, after.generation != record.generation)
+
+
+def apply_to_header(record: Record, delta: Delta, now: float, data: Values | None = None) -> Record:
+    """What *delta* makes of everything but the values, which are *data*, or None to keep them."""
     cycles = _cycles(record, delta)
     changed: dict[str, Any] = {"version": record.version + 1}
-    counters: Mapping[str, int] = {}
-    if delta.set or delta.unset or delta.increments:
-        changed["data"], counters = _apply_values(record.data, delta)
+    if data is not None:
+        changed["data"] = data
     if delta.seen_at is not None and delta.seen_at > record.last_seen_at:
         changed["last_seen_at"] = delta.seen_at
     for name in _REPLACED:
@@ -203,10 +212,10 @@ def apply(record: Record, delta: Delta, now: float) -> tuple[Record, Committed] 
     changed |= _deadlines(record, delta)
     if cycles or record.accepted or delta.cycle_due is not None:
         changed |= _generations(record, delta, now, cycles=cycles)
-    after = replace(record, **changed)
-    return after, Committed(after.version, after.generation, counters, cycles)
+    return replace(record, **changed)
 
 
+_NONE_COUNTED: Mapping[str, int] = {}
 _REPLACED = (
     "user_id",
     "authenticated_at",

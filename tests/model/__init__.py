@@ -2,7 +2,7 @@
 
 Reading order: `tables` (what the design says, as code), `world` (browsers, attacker, clock, schedules),
 `invariants` (what must hold, each with a control that breaks it), `test_model` (the slice that runs in the
-suite), `real` (the product behind the same driver), `test_real`. `python -m tests.model --schedules N --seed S` runs campaigns.
+suite), `real` (the product behind the same driver), `test_real`. Campaigns: `python -m tests.model`.
 """
 
 __all__: list[str] = []

@@ -1,6 +1,7 @@
-"""Campaigns: `python -m tests.model --system memory --schedules 20000 --seed 1`. Exit status 1 if an invariant broke.
+"""Campaigns: `python -m tests.model --system memory --schedules 20000 --seed 1`.
 
-`--system`: `model` (default), or the real middleware over `memory` or `sqlite`.
+`--system`: `model` (default), or the real middleware over `memory` or `sqlite`. Exit status 1 if an invariant
+broke; the smallest schedule that still breaks it is shown.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The real middleware behind the driver's `System`: what the model promises, asked of the product.
 
-Reading order: `RealSystem` (the server side), `RealHandle` (one ASGI call and its handler), `SteppedPort` (where
-a request is held up), `Shelf` (the backends). The coroutine of a call is driven by hand: `step` sends into it
-until it reaches the next point. No event loop runs, so `Finisher`, which makes an asyncio task of every backend
+Reading order: `RealSystem` (the server side), `RealHandle` (one ASGI call and its handler), `SteppedPort`
+(where a request is held up), `Shelf` (the backends). The coroutine of a call is driven by hand: `step` sends
+into it until it reaches the next point. No event loop runs: `Finisher`, which makes an asyncio task of every
 operation, is replaced by one that awaits the operation in place, and there is no heartbeat.
 
-A request is held up before every backend call. Between an answer and what it does next it touches nothing that
-others see, so a second point after the call would add one thing only: the response leaves later than its commit,
-which is a network that turns responses round (`World.reorders`). With `answers=True` that point is there too; the
-driver then judges what is stored, and no responses (see `RecordsOnly`).
+A request is held up before every backend call. Between an answer and what it does next it touches nothing
+that others see, so a second point after the call would add one thing only: the response leaves later than its
+commit, which is a network that turns responses round (`World.reorders`). With `answers=True` that point is
+there too; the driver then judges what is stored, and no responses (see `RecordsOnly`).
 
 Ids are numbered, not random, so that a schedule is the same run every time.
 """
@@ -22,7 +22,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from session_middleware import MemoryBackend, SessionManager, SessionMiddleware
 from session_middleware.backends.base import Colour, EndedRecord, LoadAnswer, Port
@@ -53,7 +53,7 @@ class CrashError(Exception):
 
 
 class RecordsOnly(Ledger):
-    """Judges what is stored and whether everybody can write in the end, but no first looks and no responses."""
+    """Judges what is stored and that everybody can write in the end; no first looks, no responses."""
 
     def looked(self, visit: Visit, at: int, now: float) -> None:
         """What it saw may be older than this step."""
@@ -94,6 +94,7 @@ class RealSystem:
         self.middleware = middleware(_serve, manager=self.manager, eager=eager)
         self.codec = self.manager.codec
         self.manager.subscribe("session_data_save_failed", self._lose)
+        self.manager.subscribe("session_deletion_failed", self._note_failed_end)
 
     def start_request(self, cookies: Sequence[str], actions: Sequence[Action]) -> RealHandle:
         return RealHandle(self, [self._to_send(text) for text in cookies], actions)
@@ -129,6 +130,10 @@ class RealSystem:
         assert isinstance(keys, list)
         if self.current is not None:
             self.current.lost.extend(keys)
+
+    def _note_failed_end(self, event: SessionEvent) -> None:
+        if self.current is not None and event.fields["reason"] == "backend_error":
+            self.current.end_failed = True
 
     def _to_send(self, text: str) -> str:
         """The driver tells promises by their last part; their bytes do not."""
@@ -240,6 +245,7 @@ class RealHandle:
         self.response: Response | None = None
         self.lost: list[str] = []
         self.done = False
+        self.end_failed = False
         self.fault: Fault = None
         header = "; ".join(f"session={cookie}" for cookie in cookies).encode()
         scope = {
@@ -262,9 +268,9 @@ class RealHandle:
             where: str = self._call.send(None)
         except StopIteration:
             self.done = True
-        except CrashError:  # the server answers it
+        except CrashError:  # the server answers it; its error page tells nobody that he is logged out
             self.done = True
-            self.response = self.response or Response(500)
+            self.response = self.response or Response(503 if self.end_failed else 500)
         else:
             return where
         finally:
@@ -281,8 +287,8 @@ class RealHandle:
         """What the app does."""
         session.mark_accessed()
         record = session.life.record
-        who = (None, None) if record is None else (record.id, record.user_id)
-        self.seen = Seen(*who, dict(session))  # type: ignore[arg-type]
+        data = cast("dict[str, str | int]", dict(session))
+        self.seen = Seen(None, None, data) if record is None else Seen(record.id, record.user_id, data)
         await point("handler")
         status = await self._early(session)
         await send({"type": "http.response.start", "status": status, "headers": []})
@@ -310,10 +316,11 @@ class RealHandle:
         return 200
 
     def _act(self, session: Session, action: Action) -> None:
+        name, *arguments = action
         try:
             self._do(session, action)
         except ResponseStartedError:
-            self.lost.append("login" if action[0] == "login" else str(action[1]))
+            self.lost.append("login" if name == "login" else str(arguments[0]))
 
     def _do(self, session: Session, action: Action) -> None:  # noqa: C901 - one case an action
         match action:

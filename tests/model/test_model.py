@@ -13,7 +13,7 @@ from tests.model.world import Failure, Op, World, random_schedule, run, shrink
 
 __all__: list[str] = []
 
-SCHEDULES = 900
+SCHEDULES = 500
 CONTROL_SCHEDULES = 4_000
 
 
