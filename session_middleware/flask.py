@@ -183,7 +183,9 @@ class SessionInterface(FlaskSessionInterface):
         if entrance is None:
             return None
         opened = _Request(entrance, request.environ)
+        opened.detached = request_ctx._session is not None  # noqa: SLF001  (`flask.session` would be a look)
         opened.enter()
+        opened.let_go_if_detached()
         return opened.shown
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
@@ -222,6 +224,7 @@ class _Request(PlainExchange):
 
     response: Response | None = None
     cookie: SetCookie | RemoveCookie | None = None  # what the response so far says of it
+    detached = False  # a test's `session_transaction`: nobody will tell us of its end
 
     def __init__(self, entrance: PlainEntrance, environ: dict[str, Any]) -> None:
         super().__init__(entrance, environ)
@@ -234,6 +237,13 @@ class _Request(PlainExchange):
             raise self.refusal()
         self._show_opened(session)
         self.session = session
+        self.let_go_if_detached()
+
+    def let_go_if_detached(self) -> None:
+        """What has no end of its own is not in flight."""
+        if self.detached:
+            self.entrance.activity.leave(self)
+            self.unbind()
 
     def refusal(self) -> HTTPException:
         """Why there is no session."""
@@ -252,6 +262,8 @@ class _Request(PlainExchange):
         self.response, self.status = response, response.status_code
         if not self.refused:
             response.call_on_close(self.leave)
+            if self.shown.modified and not self.has_looked:  # `session.modified = True` is no look by itself
+                self.shown.mark_accessed()
             self._look_if_refreshed(app)
             if self.has_looked and not self._save(interface, app, response):
                 return
@@ -260,6 +272,7 @@ class _Request(PlainExchange):
         if self.shown.accessed or self.cookie is not None:
             response.vary.add("Cookie")
         self.started = True
+        self.let_go_if_detached()
 
     def _look_if_refreshed(self, app: Flask) -> None:
         """A permanent session is refreshed by each request, looked at or not."""

@@ -280,7 +280,7 @@ class Performer:
         """Another request wrote to the promised session first: do what its cookie would do now."""
         claim = (record.id, record.secret, record.generation)
         opening, _ = open_promised(claim, await self._load(record.id, now), now)
-        # Not opened any more: this request was overtaken. Under another id its cookie would replace a login's.
+        # Not opened any more: it was overtaken. Under another id its cookie would replace a login's.
         session.life.opening = JustEnded(record.id, "superseded") if isinstance(opening, Fresh) else opening
         await self._do(session, self._plan(session, now), now)
         session.life.loaded = _shown(session)  # the other request's keys are not ours to unset
@@ -331,8 +331,7 @@ class Performer:
         shown = _shown(session) if plan.lost else NO_VALUES
         self._settle(session, JustEnded(plan.id, "logout") if overtaken else Fresh(), shown)
         session.life.others = ()
-        if any(alive) and not session.life.late:
-            session.life.owed = RemoveCookie()
+        session.life.owed = RemoveCookie() if any(alive) and not session.life.late else None
         if plan.lost:
             self._not_saved(session, plan.id, plan.lost, plan.why_lost, now)
 
@@ -359,6 +358,7 @@ class Performer:
     def _lose(
         self, session: Session, id_: SessionId | None, keys: tuple[str, ...], reason: str, now: float
     ) -> None:
+        session.life.owed = None  # what an early `save` owed was overtaken
         record = session.life.record
         if reason == "superseded" and record is not None:
             self._settle(session, Overtaken(record), _shown(session))

@@ -209,29 +209,15 @@ def _plan_fresh(session: Session, changes: Changes, now: float, mint: Mint) -> P
     if not (wrote or isinstance(user, str)):
         return _plan_ending(life) if life.ended else NOTHING
     promised = life.opening.promised if isinstance(life.opening, Fresh) else None
-    if promised is not None and life.ended:
-        return _plan_ended_promise(session, promised[0], changes, user, now, mint)
-    record = new_record(
-        session, changes.alone(), user or None, now, mint if promised is None else lambda: promised
-    )
+    if promised is not None and life.ended and not isinstance(user, str):
+        made = new_record(session, changes.alone(), None, now, mint)
+        # The logout ends what a parallel request created under the promise, perhaps a login.
+        return Swap(made, promised[0], "logout", needs_old_alive=True)
+    minted = mint if promised is None else lambda: promised
+    record = new_record(session, changes.alone(), user or None, now, minted)
     if promised is not None and (life.cycle == 0 or _raises_privileges(life, changes, user)):
         record = _cycled_at_birth(record)
     return Create(record, also_end=_others(session) if life.ended or isinstance(user, str) else ())
-
-
-def _plan_ended_promise(
-    session: Session,
-    promised: SessionId,
-    changes: Changes,
-    user: str | UnsetType | None,
-    now: float,
-    mint: Mint,
-) -> Plan:
-    """A logout ends what a parallel request created under the promise, perhaps a login."""
-    record = new_record(session, changes.alone(), user or None, now, mint)
-    return Swap(
-        record, promised, "logout", needs_old_alive=not isinstance(user, str), also_end=_others(session)
-    )
 
 
 def _cycled_at_birth(record: Record) -> Record:

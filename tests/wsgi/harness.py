@@ -53,9 +53,11 @@ class Answer:
         self.written += data
 
     def read(self) -> "Answer":
-        for piece in self.body:
-            self.written += piece
-        self.close()
+        try:
+            for piece in self.body:
+                self.written += piece
+        finally:
+            self.close()
         return self
 
     def close(self) -> None:
@@ -77,7 +79,10 @@ class Answer:
 
     @property
     def set_cookie(self) -> str | None:
-        return self.header("set-cookie")
+        """The one of the session."""
+        ours = [value for value in self.all("set-cookie") if value.startswith("session=")]
+        assert len(ours) <= 1, ours
+        return ours[0] if ours else None
 
 
 class Client:
@@ -96,11 +101,22 @@ class Client:
     def open(self, path: str = "/", method: str = "GET", *, checked: bool = True, **more: Any) -> Answer:
         """A request whose body is not read yet."""
         environ = {
-            **{"REQUEST_METHOD": method, "SCRIPT_NAME": "", "PATH_INFO": path, "QUERY_STRING": ""},
-            **{"SERVER_NAME": "localhost", "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1"},
-            **{"wsgi.version": (1, 0), "wsgi.url_scheme": self.scheme, "wsgi.input": BytesIO()},
-            **{"wsgi.errors": _Errors(), "wsgi.multithread": True, "wsgi.multiprocess": False},
-            **{"wsgi.run_once": False, "HTTP_HOST": "localhost", **more},
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": path,
+            "QUERY_STRING": "",
+            "SERVER_NAME": "localhost",
+            "SERVER_PORT": "80",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": self.scheme,
+            "wsgi.input": BytesIO(),
+            "wsgi.errors": _Errors(),
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+            "HTTP_HOST": "localhost",
+            **more,
         }
         if self.cookie is not None:
             environ["HTTP_COOKIE"] = self.cookie

@@ -58,7 +58,8 @@ def test_a_visitor_nobody_looks_at_gets_no_header_and_costs_no_backend_call() ->
 
 
 def test_a_look_varies_and_a_new_cookie_is_not_stored_by_caches() -> None:
-    site = Site(page(put(a=1), headers=[("Vary", "Accept"), ("Set-Cookie", "session=old"), ("Set-Cookie", "x=1")]))
+    apps_own = [("Vary", "Accept"), ("Set-Cookie", "session=old"), ("Set-Cookie", "x=1")]
+    site = Site(page(put(a=1), headers=apps_own))
     answer = site.client().get()
     assert answer.header("vary") == "Accept, Cookie"
     assert answer.header("cache-control") == "no-store"
@@ -83,10 +84,6 @@ def test_https_makes_the_cookie_secure() -> None:
 
 def test_it_is_stored_before_the_response_leaves_us(backend: Backend) -> None:
     found: list[int] = []
-
-    class Watching(Client):
-        def keep(self, answer: Any) -> None:
-            super().keep(answer)
 
     site = Site(page(put(a=1)), backend)
 
@@ -215,10 +212,8 @@ def test_exc_info_after_the_response_left_is_raised_as_the_server_does() -> None
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         yield b"x"
-        try:
-            raise KeyError("late")  # noqa: TRY301
-        except KeyError as problem:
-            start_response("500 Oops", [], (KeyError, problem, None))
+        problem = KeyError("late")
+        start_response("500 Oops", [], (KeyError, problem, None))
 
     site = Site(app)
     answer = site.client().open(checked=False)
@@ -261,21 +256,21 @@ def test_an_exception_reaches_the_server_saves_nothing_and_ends_the_request(stre
     with pytest.raises(RuntimeError, match="handler"):
         site.client().get(checked=False)
     assert site.manager.blocking.count() == 0
-    assert len(site.manager.activity) == 0 or streams
+    assert len(site.manager.activity) == 0
 
 
 def test_a_logout_counts_although_the_handler_fails(backend: Backend) -> None:
     site = Site(page(lambda session: session.login("ann")), backend)
     client = site.client()
     client.get()
-    failing = WSGISessionMiddleware(
-        page(lambda session: session.logout(), "500 Oops"), manager=site.manager
-    )
+    failing = WSGISessionMiddleware(page(lambda session: session.logout(), "500 Oops"), manager=site.manager)
     thief = client.copy()
     client.app = failing
     assert client.get().status == 500
     seen: list[str | None] = []
-    thief.app = WSGISessionMiddleware(page(lambda session: seen.append(session.user_id)), manager=site.manager)
+    thief.app = WSGISessionMiddleware(
+        page(lambda session: seen.append(session.user_id)), manager=site.manager
+    )
     thief.get()
     assert seen == [None]
 
@@ -436,9 +431,7 @@ def test_the_apps_log_lines_carry_the_session_and_the_thread_is_left_clean() -> 
     structlog.configure(processors=[structlog.contextvars.merge_contextvars])
     try:
         answer = Site(app).client().open()
-        between = []
-        for _ in answer.body:
-            between.append(bound())
+        between = [bound() for _ in answer.body]
         answer.close()
     finally:
         structlog.reset_defaults()
@@ -473,7 +466,10 @@ def test_skipped_routes_have_no_session_and_inner_ones_share_the_outer() -> None
     [
         ({}, "secret_key"),
         ({"secret_key": ""}, "secret_key"),
-        ({"secret_key": KEY, "manager": SessionManager(secret_key=KEY, log=False)}, "secret_key: the manager has it"),
+        (
+            {"secret_key": KEY, "manager": SessionManager(secret_key=KEY, log=False)},
+            "secret_key: the manager has it",
+        ),
         ({"manager": "sqlite:///x.db"}, "manager: found str"),
         ({"secret_key": KEY, "skip": "/static"}, "skip: pass a list"),
         ({"secret_key": KEY, "colour": 1}, "colour"),
