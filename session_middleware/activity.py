@@ -48,17 +48,17 @@ class Activity:
     """The registry of one manager, in this process."""
 
     def __init__(self) -> None:
+        # Dictionaries as ordered sets: each change is one atomic operation, so threads need no lock.
         self._open: dict[ActiveRequest, None] = {}
-        self._held: dict[SessionId, dict[ActiveRequest, None]] = {}
+        self._holding: dict[ActiveRequest, None] = {}
 
     def __len__(self) -> int:
         """How many requests are in flight, holding a session or not."""
         return len(self._open)
 
     def __iter__(self) -> Iterator[ActiveRequest]:
-        """The requests that hold a session."""
-        for holders in list(self._held.values()):
-            yield from list(holders)
+        """The requests that hold a session, the oldest first."""
+        return iter(list(self._holding))
 
     def enter(self, request: ActiveRequest) -> None:
         """A request has arrived."""
@@ -66,34 +66,18 @@ class Activity:
 
     def hold(self, request: ActiveRequest, session: Session, now: float) -> None:
         """*request* looked at this session, now. One that has no id yet is nobody's to hold."""
-        id_ = session.id
-        if request.session_id is not None:
-            self.let_go(request)
         request.held = session
-        request.session_id = id_
+        request.session_id = session.id
         request.since = now
-        if id_ is not None:
-            self._held.setdefault(id_, {})[request] = None
-
-    def let_go(self, request: ActiveRequest) -> None:
-        """*request* holds no session any more."""
-        holders = self._held.get(request.session_id) if request.session_id is not None else None
-        if holders is not None:
-            holders.pop(request, None)
-            if not holders and request.session_id is not None:
-                self._held.pop(request.session_id, None)
-        request.session_id = None
+        if request.session_id is not None:
+            self._holding[request] = None
 
     def leave(self, request: ActiveRequest) -> None:
         """*request* is over."""
         self._open.pop(request, None)
-        if request.session_id is not None:
-            self.let_go(request)
+        self._holding.pop(request, None)
+        request.session_id = None
 
     def holding(self, session_id: SessionId) -> list[ActiveRequest]:
-        """The requests that hold this session, the oldest first."""
-        return list(self._held.get(session_id, ()))
-
-    def held_sessions(self) -> list[SessionId]:
-        """The sessions that some request holds."""
-        return list(self._held)
+        """The requests that hold this session, the oldest first. Looks at all that hold any."""
+        return [request for request in list(self._holding) if request.session_id == session_id]

@@ -20,6 +20,7 @@ from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Final, Literal, NamedTuple
@@ -38,6 +39,7 @@ _LONGEST_MAX_AGE: Final = 400 * 24 * 60 * 60  # seconds; RFC 6265bis 5.5: browse
 _LONGEST_ATTRIBUTE: Final = 1024  # bytes; RFC 6265bis 5.6: browsers ignore an attribute that is longer
 _LONGEST_NAME: Final = 4096 - 128  # bytes; RFC 6265bis 5.6: name and value together; ours is under 128
 _REMEMBERED_AT_MOST: Final = 4096  # verified cookies; under 2 MiB
+_SHORTEST: Final = 22 + 1 + 22 + 1 + 1 + 1 + 43  # bytes of a cookie of ours with a generation of one digit
 _SHORTEST_KEY: Final = 32  # bytes; as long as the digest, RFC 2104 section 3
 
 
@@ -216,7 +218,8 @@ class CookieCodec:
             return known
         credentials: list[Credential] = []
         promises: list[Credential] = []
-        for value in [value for value in values if _SHAPE(value)][:LOOKED_AT_MOST]:
+        shaped = [value for value in values if len(value) >= _SHORTEST and _SHAPE(value)]
+        for value in shaped[:LOOKED_AT_MOST]:
             if credential := self.verify(value):
                 credentials.append(credential)
             elif promise := self.verify_promise(value):
@@ -323,8 +326,13 @@ def _values_after(name_is: bytes, header: bytes) -> Sequence[bytes]:
 
 
 def _values_of_pairs(name_is: bytes, header: bytes) -> list[bytes]:
-    pairs = (pair.strip(b" \t") for pair in header.split(b";"))
-    return [pair[len(name_is) :].lstrip(b" \t") for pair in pairs if pair.startswith(name_is)]
+    # In one go over the bytes: a header of 64 kB has room for thousands of pairs.
+    return [value.strip(b" \t") for value in _pair_named(name_is).findall(header)]
+
+
+@cache
+def _pair_named(name_is: bytes) -> re.Pattern[bytes]:
+    return re.compile(rb"(?:\A|;)[ \t]*" + re.escape(name_is) + rb"([^;]*)")
 
 
 def _newest_per_id(credentials: list[Credential]) -> tuple[Credential, ...]:

@@ -137,6 +137,8 @@ class Exchange(ActiveRequest):
             self._report_start()
         failed = True
         try:
+            if entrance.manager.is_closed:
+                await entrance.manager.open()
             entrance.heartbeat.ensure()
             if not entrance.opens_first or await self._open_first():
                 await self._call_app()
@@ -174,6 +176,8 @@ class Exchange(ActiveRequest):
         manager, session = self.entrance.manager, self.session
         if self.refused or self.interrupted:
             return
+        if failed and self.started and self.status < _ERROR and not session.life.policy.save_on_error:
+            manager.performer.report_lost(session, manager.clock())
         opening = session.life.opening
         try:
             await self._finish(self.entrance.performer.commit_late(session, manager.clock(), failed=failed))
@@ -469,7 +473,7 @@ class Exchange(ActiveRequest):
         if self.scope["type"] != "websocket" or self.status != _ACCEPTED or self.closed or self.disconnected:
             return
         self.closed = self.revoked = True
-        with contextlib.suppress(OSError, RuntimeError):  # it was closed by the client at the same moment
+        with contextlib.suppress(Exception):  # whatever the server raises: the client closed it just now
             await self.send({"type": "websocket.close", "code": 1008, "reason": "session ended"})
 
     # --- events ---

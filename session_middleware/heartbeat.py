@@ -54,6 +54,12 @@ class Heartbeat:
                 await self._look_after(request, now)
             except SessionError:
                 continue  # the backend is down: nobody is shut out for that
+            except Exception as problem:  # noqa: BLE001  (the others are looked after)
+                self._report(request, problem, now)
+
+    def _report(self, request: ActiveRequest, problem: Exception, now: float) -> None:
+        reason = type(problem).__name__
+        self._core.reporter.emit("session_renewal_failed", request.session_id, None, now, reason=reason)
 
     async def _look_after(self, request: ActiveRequest, now: float) -> None:
         session = request.held

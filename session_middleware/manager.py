@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from functools import cached_property, partial
@@ -130,9 +130,18 @@ class SessionManager(Operations):
         self.max_requests_per_session = _limit("max_requests_per_session", max_requests_per_session)
         self.log_context = flag("log_context", log_context)
         self.reporter = Reporter(manager=self, log=flag("log", log))
-        core = Core(backend_from(backend), chosen, clock, monotonic, self.reporter, self)
+        core = Core(
+            backend_from(backend),
+            chosen,
+            _clock("clock", clock),
+            _clock("monotonic", monotonic),
+            self.reporter,
+            self,
+        )
         self._started_at = clock()
         self._starts = 0
+        self.is_closed = False
+        """Stopped; an entrance without a lifespan opens it again at its next request."""
         self._told_of_strangers = False
         super().__init__(core, self._performer_over(core, "async"))
         self.finisher = Finisher(self.backend_timeout)
@@ -221,7 +230,7 @@ class SessionManager(Operations):
     async def start(self) -> None:
         """Open the backend and begin the periodic cleanup. Started twice, it must be stopped twice."""
         if self._starts == 0:
-            await self._port.open()
+            await self.open()
             self.cleaner.start()
             self._announce()
         self._starts += 1
@@ -231,8 +240,8 @@ class SessionManager(Operations):
 
         True if all of them did; those still open are reported.
         """
-        if self._starts != 1:
-            self._starts = max(0, self._starts - 1)
+        if self._starts > 1:
+            self._starts -= 1
             return True
         self._starts = 0
         self.cleaner.stop()
@@ -242,8 +251,22 @@ class SessionManager(Operations):
         await self.finisher.drain()
         still_open = len(self._core.activity)
         await self._port.close()
+        self.is_closed = True
         self._say_goodbye(still_open)
         return still_open == 0
+
+    async def open(self) -> None:
+        """Open the backend, and nothing else. A no-op when it is open; the first use does it anyway."""
+        await self._port.open()
+        self.is_closed = False
+
+    @asynccontextmanager
+    async def track_request(self, session: str | Session, path: str = "") -> AsyncIterator[Session]:
+        """As `Operations.track_request`; renewed while it is held, however long that takes."""
+        async with super().track_request(session, path) as held:
+            self.heartbeat.ensure()
+            self.heartbeat.hurry()
+            yield held
 
     async def save(self, session: Session) -> bool:
         """As `Operations.save`; once begun it is finished, although the request be cancelled.
@@ -369,7 +392,7 @@ class Blocking:
 
     @contextmanager
     def track_request(self, session: str | Session, path: str = "") -> Iterator[Session]:
-        """As `SessionManager.track_request`."""
+        """As `SessionManager.track_request`, but nothing renews the session while the body runs."""
         held = self._operations.track_request(session, path)
         opened = run_blocking(_awaited(held.__aenter__))
         try:
@@ -405,6 +428,14 @@ async def _awaited(call: Callable[[], Any]) -> Any:
 
 def _mint() -> tuple[SessionId, str]:
     return SessionId(secrets.token_urlsafe(16)), secrets.token_urlsafe(16)
+
+
+def _clock(name: str, clock: Callable[[], float]) -> Callable[[], float]:
+    if not callable(clock):
+        raise ConfigurationError(
+            f"{name}: found {type(clock).__name__}, pass a function that answers seconds"
+        )
+    return clock
 
 
 def _limit(name: str, value: int | None) -> int | None:

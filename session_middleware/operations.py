@@ -16,8 +16,9 @@ from contextlib import asynccontextmanager
 from session_middleware.activity import ActiveRequest
 from session_middleware.backends.base import ByUser, Counting
 from session_middleware.core import Core
-from session_middleware.errors import BackendError, ConfigurationError, SessionNotFoundError
+from session_middleware.errors import BackendError, ConfigurationError, SessionDataError, SessionNotFoundError
 from session_middleware.perform import Performer
+from session_middleware.policy import seconds_or_zero
 from session_middleware.record import Committed, Delta, Ended, Record, SessionId, replace
 from session_middleware.session import Fresh, Life, Live, Session, user_text
 from session_middleware.values import JsonValue
@@ -54,6 +55,8 @@ class Operations:
         *conversation_id* goes into the metadata. Raises `SessionDataError`, `BackendError`.
         """
         now = self._core.clock()
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise ConfigurationError(f"priority: found {type(priority).__name__}, pass an integer")
         session = Session(data or {})
         session.life = Life(self._core.policy, self._core.manager)
         session.life.metadata = dict(metadata or {})
@@ -85,12 +88,16 @@ class Operations:
         In a request this may come before its end; what it does to the cookie goes out with the response.
         Raises `SessionDataError`, `BackendError`.
         """
-        before = session.life.opening
+        if session.manager is not self._core.manager:
+            raise ConfigurationError(
+                "session: it is none of this manager's; make it by create_session(data=...)"
+            )
+        session.life.lost = False
         if session.life.late:
             await self._performer.commit_late(session, self._core.clock())
         else:
             await self._performer.commit(session, self._core.clock())
-        return not isinstance(before, Live) or isinstance(session.life.opening, Live) or session.life.ended
+        return not session.life.lost
 
     async def update_session(
         self,
@@ -130,7 +137,7 @@ class Operations:
         *grace* as in `Session.cycle`. Raises `SessionNotFoundError`.
         """
         now = self._core.clock()
-        wanted = self._core.policy.grace if grace is None else float(grace)
+        wanted = self._core.policy.grace if grace is None else seconds_or_zero("grace", grace)
         answer = await self._port.commit(self._id(session_id), Delta(cycle_due=wanted), now)
         if not isinstance(answer, Committed):
             raise _not_found()
@@ -244,6 +251,8 @@ class Operations:
         if not isinstance(answer, Committed):
             self._emit("session_renewal_failed", record.id, record.user_id, now, reason=answer.name.lower())
             return False
+        if session.life.opening is not opening:  # a commit of the request itself was faster, and knows better
+            return True
         session.life.opening = opening._replace(
             record=replace(record, deadline=max(record.deadline, renewed))
         )
@@ -300,7 +309,12 @@ class Operations:
         )
 
     async def _load(self, session_id: str, now: float) -> Record | Ended | None:
-        return await self._port.load(self._id(session_id), now)
+        try:
+            return await self._port.load(self._id(session_id), now)
+        except SessionDataError:
+            shown = _shown(session_id)
+            self._emit("session_data_retrieval_failed", shown, None, now, reason="undecodable")
+            return None
 
     async def _existing(self, session_id: str) -> Session:
         session = await self.get_session(session_id)

@@ -55,6 +55,7 @@ from session_middleware.session import (
     RemoveCookie,
     Session,
     SetCookie,
+    user_of,
 )
 from session_middleware.values import NO_VALUES, Values, encode_plainly, encode_value
 
@@ -179,16 +180,37 @@ class Performer:
             session.life.owed = None  # of an early `save`: by now it could remove the cookie of a later login
         if is_settled(session, now):
             return
-        plan = self._planned(session, now, lambda: self._plan(session, now, failed=failed))
-        if plan is not NOTHING:
-            await self._carry_out(session, plan, now)
+        await self._commit(session, now, lambda: self._plan(session, now, failed=failed))
 
     async def commit_late(self, session: Session, now: float, *, failed: bool = False) -> None:
         """The same after the response has left: what can still be saved is saved, the rest is reported."""
         failed = session.life.failed or (failed and not session.life.policy.save_on_error)
         if (failed and not session.life.ended) or is_settled(session, now):
             return
-        plan = self._planned(session, now, lambda: self._plan_late(session, now))
+        if failed:
+            await self._commit(session, now, lambda: self._plan(session, now, failed=True))
+        else:
+            await self._commit(session, now, lambda: self._plan_late(session, now))
+
+    def report_lost(self, session: Session, now: float) -> None:
+        """Name the keys that a request changed after its response had left before it failed: they are dropped."""
+        if session.life.ended or session.life.failed or is_settled(session, now):
+            return
+        try:
+            keys = tuple(sorted(changes_of(session).keys()))
+        except SessionDataError as problem:
+            keys = () if problem.key is None else (problem.key,)
+        if keys:
+            self._not_saved(session, session_id_of(session.life.opening), keys, "response_started", now)
+
+    async def _commit(self, session: Session, now: float, make: Callable[[], Plan]) -> None:
+        session.life.lost = False
+        try:
+            plan = self._planned(session, now, make)
+        except SessionDataError:
+            if session.life.ended:  # an ending is always carried out
+                await self._carry_out(session, self._plan(session, now, failed=True), now)
+            raise
         if plan is not NOTHING:
             await self._carry_out(session, plan, now)
 
@@ -251,7 +273,10 @@ class Performer:
     async def create(self, session: Session, now: float, *, priority: int = 0) -> None:
         """Store *session* as a new one, empty or not; from then on it has no response to carry a cookie."""
         changes = self._planned(session, now, lambda: changes_of(session))
-        made = new_record(session, changes.alone(), session.life.login, now, self._mint)
+        user_id = session.life.login or user_of(session, session.life.policy)
+        made = self._planned(
+            session, now, lambda: new_record(session, changes.alone(), user_id, now, self._mint)
+        )
         await self._carry_out(session, Create(replace(made, priority=priority)), now)
         session.life.late = True
         session.life.owed = None
@@ -408,7 +433,8 @@ class Performer:
         if plan.user_id is None and (delta.renew_to is not None or delta.expire_at is not None):
             self._emit("session_renewed", record.id, record.user_id, now, expires_at=record.deadline)
         if answer.cycled:
-            reason = "login" if plan.user_id else ("requested" if delta.cycle else "privilege")
+            asked = plan.asked_cycle or delta.cycle != 0
+            reason = "login" if plan.user_id else ("requested" if asked else "privilege")
             self._emit("session_cycled", record.id, record.user_id, now, reason=reason)
         if plan.user_id is not None:
             self._emit("session_user_bound", record.id, plan.user_id, now)
@@ -436,6 +462,7 @@ class Performer:
         now: float,
         exception: Exception | None = None,
     ) -> None:
+        session.life.lost = True
         user_id = None if (record := session.life.record) is None else record.user_id
         self._emit(
             "session_data_save_failed", id_, user_id, now, reason=reason, keys=list(keys), exception=exception

@@ -6,13 +6,20 @@ left), and `plan_refused` (when a backend refused to commit). No I/O, no clock, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from session_middleware.changes import Changes, changes_of, login_of
 from session_middleware.record import UNSET, Delta, Ended, Record, SessionId, UnsetType, replace
 from session_middleware.session import Fresh, JustEnded, Life, Live, Overtaken, Session
-from session_middleware.values import Values, encode_plainly
+from session_middleware.values import (
+    JsonValue,
+    Values,
+    check_size,
+    decode_value,
+    encode_plainly,
+    encode_value,
+)
 
 __all__ = [
     "NOTHING",
@@ -57,6 +64,7 @@ class Write(NamedTuple):
     user_id: str | None = None  # a login: whom
     also_end: tuple[SessionId, ...] = ()
     refused: tuple[str, ...] = ()  # keys that came too late to be saved
+    asked_cycle: bool = False  # `cycle()` was called, or ordered by `cycle_session`
 
 
 class End(NamedTuple):
@@ -271,6 +279,7 @@ def _plan_live(
         sends_cookie=stale_cookie or cycle is not None or (renews and cookie_ages),
         user_id=user if isinstance(user, str) else None,
         also_end=_others(session) if isinstance(user, str) else (),
+        asked_cycle=life.cycle is not None or record.cycle_due is not None,
     )
 
 
@@ -290,6 +299,8 @@ def _too_late(life: Life, record: Record, changes: Changes) -> set[str]:
     refused = changes.keys().intersection(life.policy.user_keys)
     if record.user_id is None:
         refused |= changes.keys() & life.policy.privilege_keys
+    if life.login is not None:  # called in time, but an exception left it without a response
+        refused.add("user_id")
     return refused
 
 
@@ -334,13 +345,24 @@ def _delta_of(
         renew_to=renew_to,
         expire_at=expire_at,
         idle_timeout=life.expiry,
-        metadata=UNSET if life.metadata is None or life.metadata == record.metadata else life.metadata,
+        metadata=_metadata_of(life, record.metadata),
         cycle=cycle,
         cycle_due=cycle_due,
         start_grace=opening.came_back and waits,
         admitted=opening.admitted,
         seen_at=None if life.passive else now,
     )
+
+
+def _metadata_of(life: Life, present: Mapping[str, JsonValue]) -> Mapping[str, JsonValue] | UnsetType:
+    return UNSET if life.metadata is None or life.metadata == present else checked_metadata(life)
+
+
+def checked_metadata(life: Life) -> dict[str, JsonValue]:
+    """A copy of what is to be kept beside the values. Raises `SessionDataError` as for values."""
+    encoded = {name: encode_value(name, value) for name, value in (life.metadata or {}).items()}
+    check_size(encoded, max_bytes=life.policy.max_bytes, max_keys=life.policy.max_keys)
+    return {name: decode_value(value) for name, value in encoded.items()}
 
 
 def _renewal(life: Life, record: Record, limit: float | None, now: float) -> float | None:
@@ -374,7 +396,7 @@ def new_record(
         idle_timeout=own,
         user_id=user,
         data=Values.of(values),
-        metadata=life.metadata or {},
+        metadata=checked_metadata(life),
     )
 
 

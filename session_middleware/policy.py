@@ -24,6 +24,7 @@ __all__ = [
     "PolicyOptions",
     "flag",
     "seconds",
+    "seconds_or_zero",
 ]
 
 Duration: TypeAlias = float | timedelta
@@ -96,6 +97,10 @@ class Policy:
         *max_age* (seconds, as the cookie has it) is the default idle timeout; zero or less means that
         sessions are over at once. Raises `ConfigurationError` naming the option.
         """
+        if base is not None and not isinstance(base, Policy):
+            raise ConfigurationError(
+                f"policy: found {type(base).__name__}, pass a Policy such as Policy.aal2()"
+            )
         chosen = {name: value for name, value in options.items() if value is not None}
         unknown = sorted(chosen.keys() - _READERS.keys())
         if unknown:
@@ -150,6 +155,11 @@ def seconds(name: str, value: Any) -> float:
     return float(length)
 
 
+def seconds_or_zero(name: str, value: Any) -> float:
+    """As `seconds`, and 0 is legal."""
+    return 0.0 if value == 0 and not isinstance(value, bool) else seconds(name, value)
+
+
 def _share(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise ConfigurationError(
@@ -172,13 +182,14 @@ def _count(name: str, value: Any) -> int:
 
 
 def _keys(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence | set | frozenset):
+    ordered = name == "user_keys"  # "the first of these" counts
+    if isinstance(value, str) or not isinstance(value, Sequence if ordered else Sequence | set | frozenset):
         raise ConfigurationError(
             f"{name}: found {type(value).__name__}, pass a list of keys (such as ['user_id'])"
         )
-    if not all(isinstance(key, str) for key in value):
+    if not all(isinstance(key, str) and key for key in value):
         raise ConfigurationError(
-            f"{name}: session keys are text, found {[type(key).__name__ for key in value]}"
+            f"{name}: session keys are text, found {[key and type(key).__name__ for key in value]}"
         )
     return tuple(value)
 

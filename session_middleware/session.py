@@ -19,7 +19,7 @@ from session_middleware.errors import (
     ResponseStartedError,
     SessionDataError,
 )
-from session_middleware.policy import Duration, Policy, seconds
+from session_middleware.policy import Duration, Policy, seconds, seconds_or_zero
 from session_middleware.record import MAX_COUNTER, UNSET, Record, SessionId, UnsetType
 from session_middleware.values import NO_VALUES, JsonValue, Values, decode_values
 
@@ -47,6 +47,9 @@ class Fresh(NamedTuple):
     """Why the session of a stale cookie ended, where that is still known."""
     promised: tuple[SessionId, str] | None = None
     """Id and secret a promise cookie gave this visitor (`eager=True`)."""
+
+    def __repr__(self) -> str:  # no secret in logs and tracebacks
+        return f"<Fresh ended_because={self.ended_because} promised={self.promised and self.promised[0]}>"
 
 
 class Live(NamedTuple):
@@ -105,6 +108,7 @@ class Life:
     failed = False  # with a status of 500 or above: nothing is saved any more
     passive = False  # the route is no activity: nothing is renewed
     degraded = False  # the backend is down, on a route that works without
+    lost = False  # the last commit could not save something; an event has named it
     owed: CookieChange | None = None  # what the commits so far made of the cookie
     before_commit: tuple[Callable[[], None], ...] = ()
     """Called by every commit before it looks for changes; typed views write theirs into the session."""
@@ -292,7 +296,7 @@ class Session(dict[str, JsonValue]):
         refused.
         """
         self._before_change()
-        wanted = self.life.policy.grace if grace is None else _seconds_or_zero("grace", grace)
+        wanted = self.life.policy.grace if grace is None else seconds_or_zero("grace", grace)
         self.life.cycle = wanted if self.life.cycle is None else min(self.life.cycle, wanted)
 
     def renew(self) -> None:
@@ -500,7 +504,3 @@ def user_text(user_id: str | int) -> str:
     if user_id == "":
         raise ConfigurationError("user_id: found empty text, pass the id of the user (or call logout())")
     return str(user_id)
-
-
-def _seconds_or_zero(name: str, value: float) -> float:
-    return 0.0 if value == 0 and not isinstance(value, bool) else seconds(name, value)

@@ -131,6 +131,8 @@ def encode_value(key: str, value: JsonValue) -> bytes:
         raise SessionDataError(f"session[{key!r}] cannot be kept: {problem}", key) from None
     except UnicodeEncodeError:
         raise SessionDataError(f"session[{key!a}] cannot be kept: it holds lone surrogates", key) from None
+    except (ValueError, OverflowError):  # CPython writes no integer of more than 4,300 digits
+        raise SessionDataError(f"session[{key!r}] cannot be kept: a number in it is too long", key) from None
 
 
 def decode_value(encoded: bytes) -> JsonValue:

@@ -193,6 +193,10 @@ class MemoryBackend:
             raise BackendClosed("the memory backend was closed: call open(), or start() the manager, first")
 
     def _put(self, record: Record) -> None:
+        if self._expiry.filed > 2 * len(self._records) + 10_000:  # of sessions that have long ended
+            self._expiry = _Expiry()
+            for one in self._records.values():
+                self._expiry.add(one.id, one.deadline)
         self._records[record.id] = record
         self._created_sum += record.created_at
         self._count_status(record.status, 1)
@@ -256,6 +260,7 @@ class _Expiry:
     def __init__(self) -> None:
         self._slots: dict[int, list[SessionId]] = {}
         self._order: list[int] = []  # a heap of the keys of _slots
+        self.filed = 0
 
     def add(self, id_: SessionId, deadline: float) -> None:
         slot = int(deadline // self._SLOT) + 1  # when this slot begins, the deadline has passed
@@ -263,6 +268,7 @@ class _Expiry:
             self._slots[slot] = []
             heapq.heappush(self._order, slot)
         self._slots[slot].append(id_)
+        self.filed += 1
 
     def due(self, now: float) -> Iterator[SessionId]:
         """Take out, one by one, the ids of slots that have begun."""
@@ -270,6 +276,7 @@ class _Expiry:
             slot = self._order[0]
             ids = self._slots[slot]
             while ids:
+                self.filed -= 1
                 yield ids.pop()
             if self._slots.get(slot) == []:
                 del self._slots[slot]

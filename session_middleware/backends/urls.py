@@ -20,7 +20,7 @@ def backend_from(backend: Backend | str) -> Backend:
     """The backend itself, or the one a URL names. Raises `ConfigurationError` for anything else."""
     if isinstance(backend, str):
         return _from_url(backend)
-    if not callable(getattr(backend, "port", None)):
+    if isinstance(backend, type) or not callable(getattr(backend, "port", None)):
         raise ConfigurationError(
             f"backend: found {type(backend).__name__}, pass a backend object (such as MemoryBackend()) or a "
             'URL such as "sqlite:///sessions.db"'

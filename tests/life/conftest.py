@@ -1,4 +1,4 @@
-"""Every test here runs four times: over memory and SQLite, with an event loop and without."""
+"""Every test here runs six times: over memory and SQLite, in an event loop, without one, and over WSGI."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from session_middleware.backends.base import Backend, Colour
+from session_middleware.backends.base import Backend
 from session_middleware.backends.memory import MemoryBackend
 from session_middleware.backends.sqlite import SQLiteBackend
-from tests.life.harness import Browser, Site
+from tests.life.harness import Browser, Driver, Site
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -19,19 +19,19 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     return MemoryBackend() if request.param == "memory" else SQLiteBackend(tmp_path / "sessions.db")
 
 
-@pytest.fixture(params=["async", "blocking"])
-def colour(request: pytest.FixtureRequest) -> Colour:
-    name: Colour = request.param
+@pytest.fixture(params=["async", "blocking", "wsgi"])
+def driver(request: pytest.FixtureRequest) -> Driver:
+    name: Driver = request.param
     return name
 
 
 @pytest.fixture
-def make_site(backend: Backend, colour: Colour) -> Iterator[Callable[..., Site]]:
+def make_site(backend: Backend, driver: Driver) -> Iterator[Callable[..., Site]]:
     """`make_site(**options)`: a site with these options of `SessionManager`."""
     sites: list[Site] = []
 
     def make(**options: Any) -> Site:
-        sites.append(Site(backend, colour, **options))
+        sites.append(Site(backend, driver, **options))
         return sites[-1]
 
     yield make

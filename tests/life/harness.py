@@ -1,7 +1,7 @@
 """A site under test: browsers, requests held inside their handler, and a spy between core and backend.
 
-Reading order: `Response`, `Browser`, `Site` (what tests use), then the two drivers (`AsgiHeld`, `PlainHeld`:
-one request each), then `SpyBackend`.
+Reading order: `Response`, `Browser`, `Site` (what tests use), then the drivers (`AsgiHeld`, `PlainHeld`,
+`WsgiHeld`: one request each), then `SpyBackend`.
 
 A test plays the handler itself. `browser.begin()` opens a request and stops inside its handler, whose session
 is then `held.session`; `held.respond(status)` lets the response leave; `held.end()` is the end of the
@@ -10,19 +10,19 @@ request, after its streamed body and background tasks. Other requests may do any
 
 The async driver serves a real ASGI app under `SessionMiddleware`, in an event loop that runs only while the
 test waits for it. The blocking driver does what an entrance without an event loop does, with the same
-`Performer` over the backend's blocking port.
+`Performer` over the backend's blocking port; the WSGI driver serves a real WSGI app in the test's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from session_middleware import SessionManager, SessionMiddleware
+from session_middleware import SessionManager, SessionMiddleware, WSGISessionMiddleware
 from session_middleware.backends.base import Backend, Colour, EndedRecord, LoadAnswer, Port
 from session_middleware.blocking import run_blocking
 from session_middleware.cookies import Credential
@@ -40,6 +40,7 @@ __all__ = [
     "MAX_AGE",
     "Browser",
     "Call",
+    "Driver",
     "Held",
     "Response",
     "Site",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Driver: TypeAlias = Literal["async", "blocking", "wsgi"]
 KEY = "a key for tests, with more than 32 bytes in it"
 IDLE, ABSOLUTE, MAX_AGE = 1000.0, 5000.0, 2000  # seconds; a read renews once more than 200 have passed
 NOISE = ("request_started", "request_finished", "session_data_retrieved")
@@ -192,7 +194,9 @@ class Browser:
 class Site:
     """One manager over a spied backend, served by one driver."""
 
-    def __init__(self, backend: Backend, colour: Colour, **options: Any) -> None:
+    def __init__(self, backend: Backend, driver: Driver, **options: Any) -> None:
+        self.driver = driver
+        colour: Colour = "async" if driver == "async" else "blocking"
         self.clock = ManualClock()
         self.spy = SpyBackend(backend)
         self.colour = colour
@@ -211,6 +215,7 @@ class Site:
         self.manager.subscribe(None, self.events.append)
         self.loop = asyncio.new_event_loop() if colour == "async" else None
         self.middleware = SessionMiddleware(_serve, manager=self.manager, **passive)
+        self.wsgi = WSGISessionMiddleware(_serve_plainly, manager=self.manager, **passive)
         self.port = self.spy.port(colour)
         self.operations: Operations = self.manager if colour == "async" else self.manager.blocking._operations
         self.performer: Performer = self.operations._performer
@@ -222,8 +227,7 @@ class Site:
 
     def begin(self, browser: Browser, headers: list[tuple[bytes, bytes]], *, looks: bool, path: str) -> Held:
         """A request of *browser*, up to its handler."""
-        kind = AsgiHeld if self.colour == "async" else PlainHeld
-        held = kind(self, browser, headers, looks=looks, path=path)
+        held = _KINDS[self.driver](self, browser, headers, looks=looks, path=path)
         self._open.append(held)
         return held
 
@@ -481,6 +485,81 @@ class PlainHeld(Held):
         with suppress(BackendError):  # the response has left, and the event has been told
             run_blocking(self.site.performer.commit_late(self.session, self.site.clock(), failed=failed))
 
+
+# --- over WSGI ---
+
+
+def _serve_plainly(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+    """The app: its body does what the test tells it."""
+    held: WsgiHeld = environ["held"]
+    held.session = environ["session"]
+    if held.looks:
+        held.session.mark_accessed()
+    return held.body(start_response)
+
+
+class WsgiHeld(Held):
+    """One request through the WSGI middleware; the app's handler and its stream are one generator."""
+
+    def __init__(
+        self, site: Site, browser: Browser, headers: list[tuple[bytes, bytes]], *, looks: bool, path: str
+    ) -> None:
+        super().__init__(site, browser)
+        self.looks = looks
+        self.over = False
+        self.status = 200
+        self.problem: Exception | None = None
+        self.response = Response(0)
+        environ = {f"HTTP_{name.decode().upper()}": value.decode("latin-1") for name, value in headers}
+        environ |= {"REQUEST_METHOD": "GET", "PATH_INFO": path, "wsgi.url_scheme": "http"}
+        self.pieces: Any = site.wsgi({**environ, "held": self}, self._start_response)
+        if isinstance(self.pieces, list):  # the middleware's own
+            self.over = True
+            self.answered = self.response
+
+    def body(self, start_response: Any) -> Iterator[bytes]:
+        if self.problem is not None:
+            raise self.problem
+        start_response(f"{self.status} Status", [])
+        yield b""
+        if self.problem is not None:
+            raise self.problem
+
+    def _start_response(self, status: str, headers: list[tuple[str, str]], _: object = None) -> Any:
+        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+        self.response = Response(int(status[:3]), raw)
+
+    def _respond(self, status: int) -> Response:
+        self.status = status
+        try:
+            next(self.pieces)
+        except Exception:
+            self._close()
+            raise
+        return self.response
+
+    def end(self) -> None:
+        if not self.over:
+            for _ in self.pieces:
+                pass
+            self._close()
+
+    def fail(self, problem: Exception) -> None:
+        self.problem = problem
+        with suppress(type(problem)):
+            next(self.pieces)
+        self._close()
+
+    def _close(self) -> None:
+        self.over = True
+        self.pieces.close()
+
+
+_KINDS: dict[str, type[AsgiHeld | PlainHeld | WsgiHeld]] = {
+    "async": AsgiHeld,
+    "blocking": PlainHeld,
+    "wsgi": WsgiHeld,
+}
 
 # --- the spy ---
 
