@@ -325,12 +325,12 @@ class Exchange(ActiveRequest):
         """Save; if the backend cannot, it is 503, and the app's response goes no further."""
         manager, session, life = self.entrance.manager, self.session, self.session.life
         self.now = manager.clock()
-        opening, owed = life.opening, life.owed
+        opening = life.opening
         try:
             commit = self.entrance.performer.commit(session, self.now, failed=self.status >= _ERROR)
             await self._finish(commit)
         except BackendError as problem:
-            life.owed = owed  # what an early `save` made of the cookie stays true
+            life.owed = None  # unconfirmed, the cookie of an early `save` could undo a login made meanwhile
             await self._refuse(503, problem=problem)
             raise
         except BaseException as problem:
@@ -378,7 +378,12 @@ class Exchange(ActiveRequest):
     def _promise(self, life: Life) -> bytes | None:
         """A cookie for a visitor who has none, under which the first write will create the session."""
         opening = life.opening
-        if not isinstance(opening, Fresh) or opening.promised is not None or life.degraded:
+        if (
+            not isinstance(opening, Fresh)
+            or opening.promised is not None
+            or life.degraded
+            or life.ended_early
+        ):
             return None  # the visitor has a cookie, or may have one
         if not self._is_navigation():
             return None
@@ -425,8 +430,6 @@ class Exchange(ActiveRequest):
             (b"cache-control", b"no-store"),
         ]
         start: Message = {"type": "http.response.start", "status": status, "headers": headers}
-        if type(self.session) is not UnreadSession and self.session.life.owed is not None:
-            start = self._with_headers(start)
         await self.send(start)
         await self.send({"type": "http.response.body", "body": phrase})
 

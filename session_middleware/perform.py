@@ -178,6 +178,7 @@ class Performer:
             raise BackendUnavailable("the session backend is down: metadata cannot be saved")
         if isinstance(session.life.owed, RemoveCookie):
             session.life.owed = None  # of an early `save`: by now it could remove the cookie of a later login
+            session.life.ended_early = True
         if is_settled(session, now):
             return
         await self._commit(session, now, lambda: self._plan(session, now, failed=failed))
@@ -193,7 +194,7 @@ class Performer:
             await self._commit(session, now, lambda: self._plan_late(session, now))
 
     def report_lost(self, session: Session, now: float) -> None:
-        """Name the keys that a request changed after its response had left before it failed: they are dropped."""
+        """Name the keys that a request changed after its response had left, but before it failed."""
         if session.life.ended or session.life.failed or is_settled(session, now):
             return
         try:

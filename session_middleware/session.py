@@ -109,6 +109,7 @@ class Life:
     passive = False  # the route is no activity: nothing is renewed
     degraded = False  # the backend is down, on a route that works without
     lost = False  # the last commit could not save something; an event has named it
+    ended_early = False  # by a `save` some time before the response; another request may have logged in since
     owed: CookieChange | None = None  # what the commits so far made of the cookie
     before_commit: tuple[Callable[[], None], ...] = ()
     """Called by every commit before it looks for changes; typed views write theirs into the session."""

@@ -140,8 +140,8 @@ async def test_cancelled_anywhere_the_plan_is_carried_out_whole_or_not_at_all(
     site = make_site(backend=faulty)
     faults.pauses = 1
     outcomes: list[bool] = []
-    # An anyio scope is cancelled after so many turns of the loop, and how many pass while SQLite's thread works
-    # is chance: by hand every point is reached, here the first ones.
+    # An anyio scope is cancelled after so many turns of the loop, and how many pass while SQLite's thread
+    # works is chance: by hand every point is reached, here the first ones.
     by_chance = how == "anyio" and "sqlite" in site.manager.backend.url
     for at in range(1, 25 if by_chance else MOST):
         client = await begin(site)

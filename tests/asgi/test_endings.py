@@ -102,7 +102,7 @@ async def test_tracking_a_session_sets_the_heartbeat_going(site: Site) -> None:
 
 
 async def test_one_socket_that_cannot_be_closed_does_not_keep_others_open(site: Site) -> None:
-    class Broken(Exception):  # noqa: N818
+    class Broken(Exception):
         """What a server may raise that is neither an OSError nor a RuntimeError."""
 
     async def refuse(message: Any) -> None:

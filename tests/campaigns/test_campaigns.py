@@ -1,0 +1,38 @@
+"""The long searches, as `make campaign` runs them; their figures belong into docs/reliability.md."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.campaign
+
+
+@pytest.mark.parametrize(("system", "schedules"), [("model", 100_000), ("memory", 20_000), ("sqlite", 3_000)])
+def test_random_interleavings_hold_every_invariant(system: str, schedules: int) -> None:
+    run("tests.model", "--system", system, "--schedules", str(schedules), "--seed", "2026")
+
+
+@pytest.mark.parametrize("how", ["tasks", "cancelled", "threads", "processes"])
+def test_recorded_histories_are_linearizable(how: str) -> None:
+    run(
+        "tests.campaigns.histories",
+        "--backend",
+        "sqlite",
+        "--how",
+        how,
+        "--histories",
+        "300",
+        "--seed",
+        "2026",
+    )
+
+
+def run(module: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    sys.stdout.write(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
