@@ -1,4 +1,4 @@
-"""The arguments that the entrances without an event loop read alike.
+"""The arguments that all entrances read alike.
 
 Reading order: `matcher` (routes), `manager_from` (which manager serves).
 """
@@ -14,26 +14,31 @@ from typing import Any, TypeAlias
 from session_middleware.backends.base import Backend, Colour, wrong_colour
 from session_middleware.cookies import CookieSettings
 from session_middleware.errors import ConfigurationError
-from session_middleware.manager import SessionManager
+from session_middleware.manager import ManagerOptions, SessionManager
 
 __all__ = ["Routes", "manager_from", "matcher"]
 
-Routes: TypeAlias = Sequence[str] | Callable[[dict[str, Any]], bool]
-"""Path patterns as in a shell (`/static/*`), or a function of the WSGI environ."""
+Routes: TypeAlias = Sequence[str] | Callable[[Any], bool]
+"""Path patterns as in a shell (`/static/*`), or a function of the ASGI scope or the WSGI environ."""
 
 _STARLETTE = CookieSettings()
 
 
-def matcher(argument: str, routes: Routes) -> Callable[[Mapping[str, Any]], bool] | None:
-    """Whether a request, given with its "path" and its "environ", is on these routes. None: none is."""
+def matcher(
+    argument: str, routes: Routes, part: str | None = None
+) -> Callable[[Mapping[str, Any]], bool] | None:
+    """Whether a request, described by a mapping with a "path", is on these routes. None: none is.
+
+    *part* is what of the description a function of the app is asked about; None: all of it.
+    """
     if callable(routes):
         chosen = routes
-        return lambda facts: chosen(facts["environ"])
+        return chosen if part is None else lambda facts: chosen(facts[part])
     given: object = routes
     listed = isinstance(given, Sequence | AbstractSet) and not isinstance(given, str)
     if not listed or not all(isinstance(pattern, str) for pattern in routes):
         raise ConfigurationError(
-            f"{argument}: pass a list of path patterns (such as ['/static/*']) or environ -> bool"
+            f"{argument}: pass a list of path patterns (such as ['/static/*']) or {part or 'scope'} -> bool"
         )
     if not routes:
         return None
@@ -46,7 +51,7 @@ def manager_from(
     secret_key: object,
     backend: Backend | str | None,
     cookie: dict[str, Any],
-    options: dict[str, Any],
+    options: ManagerOptions,
     colour: Colour,
 ) -> SessionManager:
     """The manager that was passed, or one made of the other arguments.
@@ -70,7 +75,7 @@ def manager_from(
 
 
 def _given_twice(
-    secret_key: object, backend: object, cookie: dict[str, Any], options: dict[str, Any]
+    secret_key: object, backend: object, cookie: dict[str, Any], options: ManagerOptions
 ) -> list[str]:
     named = [name for name, value in cookie.items() if value != getattr(_STARLETTE, name)]
     named += [name for name, value in (("secret_key", secret_key), ("backend", backend)) if value is not None]

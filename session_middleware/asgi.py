@@ -6,25 +6,19 @@ request is in `exchange`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
 from datetime import timedelta
-from fnmatch import translate
-from typing import Any, Literal, TypeAlias, Unpack
+from typing import Literal, Unpack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from session_middleware.backends.base import Backend, wrong_colour
-from session_middleware.cookies import CookieSettings
+from session_middleware.arguments import Routes, manager_from, matcher
+from session_middleware.backends.base import Backend
 from session_middleware.errors import ConfigurationError
-from session_middleware.exchange import Entrance, Exchange, Matcher
+from session_middleware.exchange import Entrance, Exchange
 from session_middleware.manager import ManagerOptions, SessionManager
+from session_middleware.policy import flag
 
 __all__ = ["SessionMiddleware"]
-
-Routes: TypeAlias = Sequence[str] | Callable[[Scope], bool]
-"""Path patterns as in a shell (`/static/*`), or a function of the ASGI scope."""
 
 
 class SessionMiddleware(Entrance):
@@ -76,12 +70,12 @@ class SessionMiddleware(Entrance):
         }
         super().__init__(
             _app(app),
-            _manager_from(manager, secret_key, backend, cookie, options),
-            optional=_matcher("optional", optional),
-            passive=_matcher("passive", passive),
-            eager=_flag("eager", eager),
+            manager_from(manager, secret_key, backend, cookie, options, "async"),
+            optional=matcher("optional", optional),
+            passive=matcher("passive", passive),
+            eager=flag("eager", eager),
         )
-        self.skip = _matcher("skip", skip)
+        self.skip = matcher("skip", skip)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, WebSocket or lifespan."""
@@ -151,57 +145,3 @@ def _app(app: ASGIApp) -> ASGIApp:
             f"app: found {type(app).__name__}, pass the ASGI app that this middleware wraps"
         )
     return app
-
-
-def _flag(argument: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{argument}: found {type(value).__name__}, pass True or False")
-    return value
-
-
-def _matcher(argument: str, routes: Routes) -> Matcher | None:
-    if callable(routes):
-        return routes
-    given: object = routes
-    listed = isinstance(given, Sequence | AbstractSet) and not isinstance(given, str)
-    if not listed or not all(isinstance(pattern, str) for pattern in routes):
-        raise ConfigurationError(
-            f"{argument}: pass a list of path patterns (such as ['/static/*']) or scope -> bool"
-        )
-    if not routes:
-        return None
-    matches = re.compile("|".join(translate(pattern) for pattern in routes)).match
-    return lambda scope: matches(scope["path"]) is not None
-
-
-def _manager_from(
-    manager: SessionManager | None,
-    secret_key: object,
-    backend: Backend | str | None,
-    cookie: dict[str, Any],
-    options: ManagerOptions,
-) -> SessionManager:
-    if manager is None:
-        if secret_key is None:
-            raise ConfigurationError(
-                "secret_key: pass the key that signs the cookies, or a manager that has one"
-            )
-        chosen: Backend | str = "memory://" if backend is None else backend
-        manager = SessionManager(chosen, secret_key=secret_key, **cookie, **options)
-    elif not isinstance(manager, SessionManager):
-        raise ConfigurationError(f"manager: found {type(manager).__name__}, pass a SessionManager")
-    else:
-        given = [name for name, value in cookie.items() if value != getattr(_STARLETTE, name)]
-        given += [
-            name for name, value in (("secret_key", secret_key), ("backend", backend)) if value is not None
-        ]
-        if given or options:
-            raise ConfigurationError(
-                f"{[*given, *options][0]}: the manager has it already; set it there, not here"
-            )
-    if "async" not in manager.backend.colours:
-        raise wrong_colour(manager.backend, "async")
-    return manager
-
-
-_STARLETTE = CookieSettings()

@@ -388,8 +388,8 @@ class Exchange(ActiveRequest):
         if not self._is_navigation():
             return None
         id_, secret = self.entrance.manager.mint()
-        life.opening = Fresh(opening.ended_because, promised=(id_, secret))
         credential = Credential(id_, secret, int(self.now * 1000))
+        life.opening = Fresh(opening.ended_because, promised=(id_, secret, credential.generation))
         return self.entrance.codec.set_promise(credential, secure=self._is_secure())
 
     def _is_navigation(self) -> bool:

@@ -163,7 +163,10 @@ class SessionInterface(FlaskSessionInterface):
         for chosen in (self._backend, None if manager is None else manager.backend):
             if chosen is not None and "blocking" not in chosen.colours:
                 raise wrong_colour(chosen, "blocking")
-        self._routes = {"optional": matcher("optional", optional), "passive": matcher("passive", passive)}
+        self._routes = {
+            "optional": matcher("optional", optional, "environ"),
+            "passive": matcher("passive", passive, "environ"),
+        }
         self._options = _checked(options)
         self._sites: WeakKeyDictionary[Flask, _Site] = WeakKeyDictionary()
         self._lock = threading.Lock()

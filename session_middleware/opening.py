@@ -43,9 +43,9 @@ def open_promised(
     claim: tuple[str, str, int], answer: Record | Ended | None, now: float
 ) -> tuple[Opening, str | None]:
     """What a promise opens: what a cookie of the session's creation would; or the id it promised."""
-    id_, secret, _ = claim
+    id_, secret, generation = claim
     if answer is None:
-        return Fresh(promised=(SessionId(id_), secret)), None
+        return Fresh(promised=(SessionId(id_), secret, generation)), None
     if isinstance(answer, Ended):
         return _opened_late(SessionId(id_), answer, now), None
     # Once `floors` is full its first may be a later one, whose successor a promise must not be measured by.
@@ -77,7 +77,7 @@ def _rank(opening: Opening) -> tuple[int, str]:
             return 1, record.id
         case JustEnded(id_):
             return 2, id_
-        case Fresh(promised=(id_, _)):
+        case Fresh(promised=(id_, _, _)):
             return 3, id_
         case Fresh(reason):
             return (4 if reason else 5), reason or ""

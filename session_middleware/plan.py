@@ -221,11 +221,18 @@ def _plan_fresh(session: Session, changes: Changes, now: float, mint: Mint) -> P
         made = new_record(session, changes.alone(), None, now, mint)
         # The logout ends what a parallel request created under the promise, perhaps a login.
         return Swap(made, promised[0], "logout", needs_old_alive=True)
-    minted = mint if promised is None else lambda: promised
-    record = new_record(session, changes.alone(), user or None, now, minted)
+    record = new_record(session, changes.alone(), user or None, now, mint)
+    if promised is not None:
+        record = _as_promised(record, promised)
     if promised is not None and (life.cycle == 0 or _raises_privileges(life, changes, user)):
         record = _cycled_at_birth(record)
     return Create(record, also_end=_others(session) if life.ended or isinstance(user, str) else ())
+
+
+def _as_promised(record: Record, promised: tuple[SessionId, str, int]) -> Record:
+    id_, secret, generation = promised
+    created = max(record.generation, generation)  # clocks go back; a generation never does
+    return replace(record, id=id_, secret=secret, generation=created, floors=(created,))
 
 
 def _cycled_at_birth(record: Record) -> Record:

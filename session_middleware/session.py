@@ -45,8 +45,8 @@ class Fresh(NamedTuple):
 
     ended_because: str | None = None
     """Why the session of a stale cookie ended, where that is still known."""
-    promised: tuple[SessionId, str] | None = None
-    """Id and secret a promise cookie gave this visitor (`eager=True`)."""
+    promised: tuple[SessionId, str, int] | None = None
+    """Id, secret and generation of the promise cookie this visitor has (`eager=True`)."""
 
     def __repr__(self) -> str:  # no secret in logs and tracebacks
         return f"<Fresh ended_because={self.ended_because} promised={self.promised and self.promised[0]}>"
@@ -173,7 +173,7 @@ class Session(dict[str, JsonValue]):
         match self.life.opening:
             case Live(record):
                 return None if self.life.ended else record.id
-            case Fresh(promised=(id_, _)):
+            case Fresh(promised=(id_, _, _)):
                 return id_
         return None
 

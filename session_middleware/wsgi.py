@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from session_middleware.arguments import Routes, manager_from, matcher
 from session_middleware.backends.base import Backend
 from session_middleware.errors import ConfigurationError
-from session_middleware.manager import SessionManager
+from session_middleware.manager import ManagerOptions, SessionManager
 from session_middleware.wsgi_exchange import (
     Environ,
     PlainEntrance,
@@ -63,7 +63,7 @@ class WSGISessionMiddleware:
         optional: Routes = (),
         passive: Routes = (),
         skip: Routes = (),
-        **options: Any,
+        **options: Unpack[ManagerOptions],
     ) -> None:
         if not callable(app):
             raise ConfigurationError(
@@ -80,9 +80,11 @@ class WSGISessionMiddleware:
         }
         self.app = app
         self.manager = manager_from(manager, secret_key, backend, cookie, options, "blocking")
-        self._skip = matcher("skip", skip)
+        self._skip = matcher("skip", skip, "environ")
         self._entrance = PlainEntrance(
-            self.manager, optional=matcher("optional", optional), passive=matcher("passive", passive)
+            self.manager,
+            optional=matcher("optional", optional, "environ"),
+            passive=matcher("passive", passive, "environ"),
         )
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

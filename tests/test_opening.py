@@ -80,7 +80,7 @@ def test_a_record_without_floors_overtakes_nobody() -> None:
 
 
 def test_a_promise_of_nothing_yet_keeps_its_id() -> None:
-    assert open_promised((ID, SECRET, 1), None, NOW) == (Fresh(promised=(SessionId(ID), SECRET)), None)
+    assert open_promised((ID, SECRET, 1), None, NOW) == (Fresh(promised=(SessionId(ID), SECRET, 1)), None)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def record_of(name: str, user: str | None = None) -> Record:
 LIVE, OTHER = Live(record_of("live"), 1), Live(record_of("other"), 1)
 ANN, BOB = Live(record_of("ann", "ann"), 1), Live(record_of("bob", "bob"), 1)
 BEFORE, OVER = Overtaken(record_of("before")), JustEnded(SessionId("over"), "logout")
-TOLD, PROMISED, NOBODY = Fresh("revoked"), Fresh(promised=(SessionId("p"), "s")), Fresh()
+TOLD, PROMISED, NOBODY = Fresh("revoked"), Fresh(promised=(SessionId("p"), "s", 1)), Fresh()
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,7 @@ def test_a_session_tells_why_the_former_one_ended() -> None:
 
 
 def test_a_promised_session_has_its_id_already() -> None:
-    assert opened(Life(Policy(), None, Fresh(promised=(RECORD.id, "S" * 22)))).id == RECORD.id
+    assert opened(Life(Policy(), None, Fresh(promised=(RECORD.id, "S" * 22, 1)))).id == RECORD.id
 
 
 def test_an_ended_session_has_no_id_and_no_user() -> None:

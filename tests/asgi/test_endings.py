@@ -199,7 +199,7 @@ async def test_the_user_of_a_created_session_may_stand_in_its_data(site: Site) -
 
 
 async def test_a_promise_shows_no_secret() -> None:
-    assert "secret" not in repr(Fresh(promised=("id", "secret")))  # type: ignore[arg-type]
+    assert "secret" not in repr(Fresh(promised=("id", "secret", 1)))  # type: ignore[arg-type]
 
 
 async def test_ended_sessions_do_not_fill_the_memory_backend() -> None:
@@ -213,7 +213,7 @@ async def test_ended_sessions_do_not_fill_the_memory_backend() -> None:
 
 async def test_many_threads_hold_and_leave_without_losing_count() -> None:
     activity, session = Activity(), Session()
-    session.life.opening = Fresh(promised=("one-session", ""))  # type: ignore[arg-type]
+    session.life.opening = Fresh(promised=("one-session", "", 1))  # type: ignore[arg-type]
     lost: list[int] = []
 
     def work() -> None:
