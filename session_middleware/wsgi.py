@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 from session_middleware.arguments import Routes, manager_from, matcher
 from session_middleware.backends.base import Backend
