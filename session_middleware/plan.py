@@ -367,7 +367,9 @@ def _metadata_of(life: Life, present: Mapping[str, JsonValue]) -> Mapping[str, J
 
 def checked_metadata(life: Life) -> dict[str, JsonValue]:
     """A copy of what is to be kept beside the values. Raises `SessionDataError` as for values."""
-    encoded = {name: encode_value(name, value) for name, value in (life.metadata or {}).items()}
+    if not life.metadata:
+        return {}
+    encoded = {name: encode_value(name, value) for name, value in life.metadata.items()}
     check_size(encoded, max_bytes=life.policy.max_bytes, max_keys=life.policy.max_keys)
     return {name: decode_value(value) for name, value in encoded.items()}
 
