@@ -186,6 +186,8 @@ class Ledger:
         note.bound = tuple(id_ for id_ in still if self.last[id_].generation == note.presented[id_])
         if seen.id is not None:
             self.opened(visit, note, seen.id, now)
+            if seen.id in note.presented:  # also beside cookies of other sessions
+                self.lives[seen.id].brought.setdefault(note.presented[seen.id], visit.clock)
         if len(note.presented) == 1:
             ((id_, generation),) = note.presented.items()
             self.should_open(visit, id_, generation, seen.id, now)
