@@ -137,9 +137,9 @@ class Exchange(ActiveRequest):
             self._report_start()
         failed = True
         try:
-            if entrance.manager.is_closed:
-                await entrance.manager.open()
             entrance.heartbeat.ensure()
+            if entrance.manager.is_closed and not await self._reopens():
+                return
             if not entrance.opens_first or await self._open_first():
                 await self._call_app()
             failed = self.status >= _ERROR
@@ -157,6 +157,15 @@ class Exchange(ActiveRequest):
                     unbind_request_context()
                 if observed:
                     self._report_finish()
+
+    async def _reopens(self) -> bool:
+        """Open the backend of a manager that was stopped; False if it cannot be, and that was the answer."""
+        try:
+            await self.entrance.manager.open()
+        except BackendError as problem:
+            await self._refuse(503, problem=problem)
+            return False
+        return True
 
     async def _call_app(self) -> None:
         receive, send = self.receive, self._send

@@ -291,7 +291,7 @@ class Body:
             return self._next_piece()
         except StopIteration:
             raise
-        except BaseException:
+        except BaseException:  # GeneratorExit too: nothing late is saved
             self._failed = True
             raise
         finally:
@@ -325,7 +325,7 @@ class Body:
             if not self._failed:
                 exchange.respond()  # though nobody asked for it: the handler has done its work
             close(self._body)
-        except BaseException:
+        except BaseException:  # as above
             self._failed = True
             raise
         finally:

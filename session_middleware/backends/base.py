@@ -85,10 +85,10 @@ class Port(Protocol):
     async def create(self, record: Record, now: float) -> CreateResult:
         """Insert; EXISTS for the id of a live record or a remembered ending. May replace an expired one."""
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         """Change a live record as `record.apply` says; GONE if there is none. Never creates."""
 
-    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002
+    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002  (the contract's word)
         """End it, whatever its generation, and remember the reason. Was it alive?"""
 
     async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:

@@ -87,7 +87,7 @@ class MemoryBackend:
         """Refuse calls from now on."""
         self._closed = True
 
-    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
         """See `Port.load`."""
         record = self._records.get(id)
         if record is None or self._closed:
@@ -111,7 +111,7 @@ class MemoryBackend:
             self._put(record)
         return CREATED
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         """See `Port.commit`."""
         with self._lock:
             self._check_open()
@@ -125,7 +125,7 @@ class MemoryBackend:
             self._replace(record, after)
         return committed
 
-    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002
+    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002  (the contract's word)
         """See `Port.delete`."""
         with self._lock:
             self._check_open()

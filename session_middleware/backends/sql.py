@@ -271,7 +271,7 @@ def _bucket_of(deadline: float) -> int:
 # --- one session ---------------------------------------------------------------------------------------
 
 
-def load(execute: Execute, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+def load(execute: Execute, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
     """See `Port.load`."""
     rows = execute(_SELECT_ONE, (id,)).fetchall()
     if not rows:
@@ -287,7 +287,7 @@ def create(execute: Execute, record: Record, now: float) -> CreateResult:
     return CREATED if execute(_INSERT, (*_row_of(record), now)).rowcount else EXISTS
 
 
-def commit(execute: Execute, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+def commit(execute: Execute, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
     """See `Port.commit`. Reads the values only if the delta changes some, and writes only what changed."""
     changes_values = delta.set or delta.unset or delta.increments
     rows = execute(_SELECT_TO_CHANGE if changes_values else _SELECT_HEADER_TO_CHANGE, (id,)).fetchall()
@@ -324,7 +324,7 @@ def _file(execute: Execute, n: int, bucket: int, before: Record, after: Record) 
         execute(_UPDATE_FILING, (after.user_id, after.status, earliest, n))
 
 
-def delete(execute: Execute, id: SessionId, now: float, reason: str, by: str | None) -> bool:  # noqa: A002
+def delete(execute: Execute, id: SessionId, now: float, reason: str, by: str | None) -> bool:  # noqa: A002  (the contract's word)
     """See `Port.delete`. Needs no readable row."""
     alive = execute("DELETE FROM session WHERE id=? AND deadline>? RETURNING 1", (id, now)).fetchall()
     if alive:

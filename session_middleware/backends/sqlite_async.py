@@ -157,7 +157,7 @@ class AsyncPort(SQLitePort):
         writer = await Link.opened(partial(self._opened_handle, reader=False))
         try:
             reader = await Link.opened(partial(self._opened_handle, reader=True))
-        except BaseException:
+        except BaseException:  # a cancellation too leaves no connection behind
             await writer.close()
             raise
         pair = Pair(writer, reader)

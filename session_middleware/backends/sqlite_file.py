@@ -105,7 +105,7 @@ def open_connection(place: Place, *, reader: bool) -> sqlite3.Connection:
             _prepare_reader(connection)
         else:
             _prepare_patiently(connection, place)
-    except BaseException:
+    except BaseException:  # whatever it is, nobody else could close it
         connection.close()
         raise
     return connection
@@ -162,7 +162,7 @@ def _migrate(connection: sqlite3.Connection, place: Place) -> None:
         connection.execute(f"PRAGMA application_id={sql.APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={_KNOWN_VERSION}")
         connection.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # an interrupt too leaves no transaction open
         roll_back(connection)
         raise
 

@@ -69,7 +69,7 @@ class SQLitePort:
     async def _check_file(self) -> None:
         """Let go of a file that is no longer the one at the path, and raise `BackendUnavailable`."""
 
-    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
         """See `Port.load`."""
         return await self._reading(lambda execute: sql.load(execute, id, now))
 
@@ -77,11 +77,11 @@ class SQLitePort:
         """See `Port.create`."""
         return await self._writing(lambda execute: sql.create(execute, record, now))
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         """See `Port.commit`."""
         return await self._writing(lambda execute: sql.commit(execute, id, delta, now))
 
-    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002
+    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002  (the contract's word)
         """See `Port.delete`. Fails on a full disk, like every write: then the session is still alive."""
         return await self._writing(lambda execute: sql.delete(execute, id, now, reason, by))
 

@@ -83,13 +83,13 @@ class HesitantBackend:
         await Pause()
         return result
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         await Pause()
         answer = await self.inner.commit(id, delta, now)
         await Pause()
         return answer
 
-    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002
+    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002  (the contract's word)
         await Pause()
         was_alive = await self.inner.delete(id, now, reason, by)
         await Pause()
@@ -111,7 +111,7 @@ class HesitantBackend:
 class LastWriteWins(HesitantBackend):
     """Saves the whole session as it was read: what others changed meanwhile is lost."""
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         record = await self.inner.load(id, now)
         if not isinstance(record, Record):
             return GONE
@@ -128,7 +128,7 @@ class LastWriteWins(HesitantBackend):
 class UpsertSave(HesitantBackend):
     """Saves whether or not the session is still there: a slow request brings back what a logout ended."""
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         await Pause()
         if not isinstance(await self.inner.load(id, now), Record):
             self.inner._put(_revived(id, now))  # noqa: SLF001  (what an upsert does: no question asked)
@@ -156,7 +156,7 @@ class StaleReads(HesitantBackend):
         super().__init__()
         self._replica: dict[SessionId, LoadAnswer] = {}
 
-    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
         await Pause()
         fresh = await self.inner.load(id, now)
         answer = self._replica.get(id, fresh)
@@ -167,7 +167,7 @@ class StaleReads(HesitantBackend):
 class ReadModifyWriteCounters(HesitantBackend):
     """Adds up in the caller: of two increments at the same time one is lost."""
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         record = await self.inner.load(id, now)
         if not (delta.increments and isinstance(record, Record)):
             return await super().commit(id, delta, now)
@@ -192,7 +192,7 @@ def _sum(name: str, pairs: Mapping[str, bytes], by: int) -> int:
 class IgnoredAbsoluteDeadline(HesitantBackend):
     """Renews past the limit: a session that is used never ends."""
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         if delta.renew_to is not None and delta.limit is None:
             delta = replace(delta, limit=delta.renew_to)
         return await super().commit(id, delta, now)
@@ -201,7 +201,7 @@ class IgnoredAbsoluteDeadline(HesitantBackend):
 class ForgetfulDelete(HesitantBackend):
     """Keeps no reason: nobody can tell a logout from an unknown session."""
 
-    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
         answer = await super().load(id, now)
         return None if isinstance(answer, Ended) else answer
 
@@ -209,7 +209,7 @@ class ForgetfulDelete(HesitantBackend):
 class BackwardRenewal(HesitantBackend):
     """Takes the last renewal for the latest: one that arrives late shortens the session."""
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         if delta.renew_to is not None and delta.expire_at is None:
             delta = replace(delta, renew_to=None, expire_at=delta.renew_to)
         return await super().commit(id, delta, now)
@@ -218,7 +218,7 @@ class BackwardRenewal(HesitantBackend):
 class CycleWithTwoWinners(HesitantBackend):
     """Looks at the generation before it cycles, not while: of two requests at once both make a new one."""
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         record = await self.inner.load(id, now)
         wins = isinstance(record, Record) and delta.cycle and delta.admitted == record.generation
         await Pause()
@@ -231,7 +231,7 @@ class CycleWithTwoWinners(HesitantBackend):
 class HalfCommit(HesitantBackend):
     """Writes a change in two steps: others see the half, and who is cancelled in between leaves it."""
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         if not (delta.set and delta.increments):
             return await super().commit(id, delta, now)
         answer = await self.inner.commit(id, replace(delta, increments={}), now)
@@ -244,7 +244,7 @@ class HalfCommit(HesitantBackend):
 class LateExpiry(HesitantBackend):
     """Still answers at the very deadline (and so, somewhere, a second after it)."""
 
-    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
         return await super().load(id, math.nextafter(now, 0.0))
 
 

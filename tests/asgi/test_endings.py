@@ -43,6 +43,18 @@ async def test_an_app_that_was_stopped_opens_again_at_its_next_request(site: Sit
     assert (await site.visit(page(put(n=2)))).status == 200
 
 
+async def test_a_stopped_app_whose_backend_is_down_answers_503_until_it_is_up(
+    make_site: MakeSite, faulty: FaultyBackend, faults: FaultyPort
+) -> None:
+    site = make_site(backend=faulty)
+    await site.visit(page(put(n=1)))
+    await site.manager.stop()
+    faults.fail("open")
+    assert (await site.visit(page(put(n=2)))).status == 503
+    faults.fail()
+    assert await site.value("n") == 1
+
+
 async def test_a_manager_that_was_never_started_can_be_stopped(site: Site) -> None:
     await site.visit(page(put(n=1)))
     assert await site.manager.stop() is True

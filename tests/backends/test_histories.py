@@ -309,7 +309,7 @@ class EachThreadItsOwn(MemoryBackend):
     async def create(self, record: Record, now: float) -> CreateResult:
         return await self._store().create(record, now)
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         return await self._store().commit(id, delta, now)
 
 

@@ -88,7 +88,7 @@ class WriteBehind:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._port, name)
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         self._waiting.append((id, delta, now))
         if len(self._waiting) >= 10:
             waiting, self._waiting = self._waiting, []

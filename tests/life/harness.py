@@ -606,7 +606,7 @@ class SpyPort:
     async def close(self) -> None:
         await self.inner.close()
 
-    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
         self._note("load", id)
         return await self.inner.load(id, now)
 
@@ -614,11 +614,11 @@ class SpyPort:
         self._note("create", record.id, record)
         return await self.inner.create(record, now)
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         self._note("commit", id, delta)
         return await self.inner.commit(id, delta, now)
 
-    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002
+    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002  (the contract's word)
         self._note("delete", id, reason)
         return await self.inner.delete(id, now, reason, by)
 

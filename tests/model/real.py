@@ -402,14 +402,14 @@ class SteppedPort:
 
         return await self._held_up("create", operation)
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         def operation() -> Awaitable[Committed | Refused]:
             self._touch(id)
             return self.real.commit(id, delta, now)
 
         return await self._held_up("commit", operation)
 
-    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002
+    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002  (the contract's word)
         def operation() -> Awaitable[bool]:
             self._touch(id)
             return self.real.delete(id, now, reason, by)

@@ -110,7 +110,7 @@ class Upsert(SteppedPort):
             self.loaded[id] = answer
         return answer
 
-    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         answer = await super().commit(id, delta, now)
         if answer is not GONE or id not in self.loaded:
             return answer
@@ -122,7 +122,7 @@ class Upsert(SteppedPort):
 class BlindDelete(SteppedPort):
     """A delete that fails passes for one that found something."""
 
-    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002
+    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002  (the contract's word)
         with suppress(BackendUnavailable):
             return await super().delete(id, now, reason, by)
         return True
