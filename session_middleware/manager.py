@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, Unpack
 
 from session_middleware.activity import ActiveRequest, Activity
-from session_middleware.backends.base import Backend, Colour, Counting, wrong_colour
+from session_middleware.backends.base import Backend, Colour, wrong_colour
+from session_middleware.backends.capabilities import Counting
 from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.cleanup import Cleanup

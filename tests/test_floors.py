@@ -27,7 +27,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "headers", "outage"),
     1: ("values", "policy", "blocking", "loops"),
     2: ("record",),
-    3: ("session", "cookies", "events", "backends.base", "backends"),
+    3: ("session", "cookies", "events", "backends.base", "backends.capabilities", "backends"),
     4: (
         "opening",
         "changes",
@@ -49,7 +49,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     6: ("perform", "backends.sqlite_port", "backends.postgres", "backends.redis"),
     7: (
-        "operations",
+        "operations.*",
         "backends.sqlite_async",
         "backends.sqlite_blocking",
     ),
@@ -118,6 +118,11 @@ def test_imports_follow_the_floors() -> None:
 
 def test_the_core_knows_nothing_of_event_loops_and_threads() -> None:
     assert driver_faults(ROOT / PACKAGE) == []
+
+
+def test_a_driver_in_a_folder_of_the_core_is_found(tree: Path) -> None:
+    write(tree, "operations/base", "import threading\n__all__ = []\n")
+    assert driver_faults(tree) == ["operations.base:1 imports threading"]
 
 
 def test_nothing_stored_is_ever_run() -> None:
@@ -426,7 +431,7 @@ def circles(edges: dict[str, list[Import]]) -> Iterator[list[str]]:
 
 
 def driver_faults(folder: Path) -> list[str]:
-    core = {name: tree for name, tree in modules(folder).items() if name in CORE}
+    core = {name: tree for name, tree in modules(folder).items() if {name, f"{top(name)}.*"} & CORE}
     return list(outer_faults(folder, core, DRIVERS))
 
 

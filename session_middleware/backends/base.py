@@ -19,14 +19,15 @@ The contract:
    caller has gone.
 8. The user index may lag only towards listing too much; listings return live sessions of that user only.
 
-Failures are `BackendError`s with `unknown` and `retryable`. A record that cannot be read back is a
-`SessionDataError`, and stays where it is. `session_middleware.testing` ships the suite that checks all this.
+What a port may offer besides: `capabilities`. Failures are `BackendError`s with `unknown` and `retryable`.
+A record that cannot be read back is a `SessionDataError`, and stays where it is. `session_middleware.testing`
+ships the suite that checks all this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from session_middleware.errors import ConfigurationError
 from session_middleware.record import Committed, CreateResult, Delta, Ended, Record, Refused, SessionId
@@ -35,13 +36,10 @@ __all__ = [
     "ENDINGS_KEPT",
     "ENDINGS_KEPT_AT_LEAST",
     "Backend",
-    "ByUser",
     "Colour",
-    "Counting",
     "EndedRecord",
     "LoadAnswer",
     "Port",
-    "Usage",
     "expiry_reason",
     "wrong_colour",
 ]
@@ -99,38 +97,6 @@ class Port(Protocol):
 
     async def wait(self, seconds: float) -> None:
         """Let *seconds* pass in the port's colour."""
-
-
-@runtime_checkable
-class ByUser(Protocol):
-    """Optional: a port that finds sessions by user."""
-
-    async def list_user(self, user_id: str, now: float) -> Sequence[Record]:
-        """The live sessions of this user, newest first."""
-
-    async def delete_user(
-        self, user_id: str, now: float, reason: str, *, keep: Sequence[SessionId] = (), by: str | None = None
-    ) -> Sequence[SessionId]:
-        """End every live session of this user but *keep*; which ones were ended."""
-
-
-class Usage(NamedTuple):
-    """Figures over the live sessions."""
-
-    sessions: int
-    average_age: float | None  # seconds; None where there are no sessions
-    by_status: Mapping[str, int]  # sessions without a status are left out
-
-
-@runtime_checkable
-class Counting(Protocol):
-    """Optional: a port that counts live sessions."""
-
-    async def count(self, now: float) -> int:
-        """How many sessions are live."""
-
-    async def usage(self, now: float) -> Usage:
-        """Figures for operators, cheap enough for each cleanup. May include what expired just now."""
 
 
 class Backend(Protocol):

@@ -21,9 +21,9 @@ from session_middleware.backends.base import (
     Colour,
     EndedRecord,
     LoadAnswer,
-    Usage,
     expiry_reason,
 )
+from session_middleware.backends.capabilities import Usage
 from session_middleware.errors import BackendClosed, BackendFull, ConfigurationError
 from session_middleware.loops import sleep
 from session_middleware.record import (

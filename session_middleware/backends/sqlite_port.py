@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from session_middleware.backends import sql, sqlite_file
-from session_middleware.backends.base import EndedRecord, LoadAnswer, Usage
+from session_middleware.backends.base import EndedRecord, LoadAnswer
+from session_middleware.backends.capabilities import Usage
 from session_middleware.backends.coalesce import Outcome
 from session_middleware.backends.sql import Operation
 from session_middleware.backends.sqlite_batches import Wal, write

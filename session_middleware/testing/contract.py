@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar, Final, NoReturn, Protocol, TypeVar
 
-from session_middleware.backends.base import Backend, ByUser, Colour, Counting, EndedRecord, LoadAnswer, Port
+from session_middleware.backends.base import Backend, Colour, EndedRecord, LoadAnswer, Port
+from session_middleware.backends.capabilities import ByUser, Counting
 from session_middleware.blocking import run_blocking
 from session_middleware.errors import BackendClosed, SessionDataError
 from session_middleware.record import (

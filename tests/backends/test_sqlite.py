@@ -21,7 +21,7 @@ import aiosqlite
 import pytest
 
 from session_middleware.backends import sql, sqlite_file
-from session_middleware.backends.base import ByUser, Counting
+from session_middleware.backends.capabilities import ByUser, Counting
 from session_middleware.backends.sqlite import SQLiteBackend
 from session_middleware.backends.sqlite_batches import Wal
 from session_middleware.backends.sqlite_file import file_system_of

@@ -1,0 +1,46 @@
+"""What a port may offer besides the seven methods: each a Protocol of its own.
+
+The manager asks by `isinstance`. What is missing is a `ConfigurationError` that names the backend, told as
+early as it can be known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from session_middleware.record import Record, SessionId
+
+__all__ = ["ByUser", "Counting", "Usage"]
+
+
+@runtime_checkable
+class ByUser(Protocol):
+    """Optional: a port that finds sessions by user."""
+
+    async def list_user(self, user_id: str, now: float) -> Sequence[Record]:
+        """The live sessions of this user, newest first."""
+
+    async def delete_user(
+        self, user_id: str, now: float, reason: str, *, keep: Sequence[SessionId] = (), by: str | None = None
+    ) -> Sequence[SessionId]:
+        """End every live session of this user but *keep*; which ones were ended."""
+
+
+class Usage(NamedTuple):
+    """Figures over the live sessions."""
+
+    sessions: int
+    average_age: float | None  # seconds; None where there are no sessions
+    by_status: Mapping[str, int]  # sessions without a status are left out
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """Optional: a port that counts live sessions."""
+
+    async def count(self, now: float) -> int:
+        """How many sessions are live."""
+
+    async def usage(self, now: float) -> Usage:
+        """Figures for operators, cheap enough for each cleanup. May include what expired just now."""
