@@ -7,7 +7,7 @@ const MOST_EVENTS = 300;
 
 let state = null;
 let clockAhead = 0; // seconds by which this clock is ahead of the server's
-let race = null; // { began, signedOutAt } while the slow request is under way
+let race = null; // { began, signingOut, signedOutAt } while the slow request is under way
 let source = null;
 let followed = null;
 let lastEvent = "0";
@@ -161,7 +161,7 @@ function button(text, path, properties) {
 // --- the race ---
 
 async function runSlowRequest() {
-  race = { began: performance.now(), signedOutAt: null };
+  race = { began: performance.now(), signingOut: null, signedOutAt: null };
   $("lane-mark").hidden = true;
   $("lane").dataset.is = "running";
   showRace();
@@ -169,10 +169,11 @@ async function runSlowRequest() {
   requestAnimationFrame(drawLane);
   try {
     const { saved } = await post("/slow");
-    const { signedOutAt } = race;
+    const { signingOut, signedOutAt } = race;
+    await signingOut; // its answer may be the later one, although it was in time
     race = null;
     await refresh();
-    finishRace(saved, signedOutAt !== null);
+    finishRace(saved, signedOutAt !== null || (signingOut !== null && !saved));
   } catch (problem) {
     race = null;
     $("lane").dataset.is = "idle";
@@ -183,7 +184,9 @@ async function runSlowRequest() {
 }
 
 async function signOutMeanwhile() {
-  await press("/sign-out");
+  const signingOut = press("/sign-out");
+  if (race) race.signingOut = signingOut;
+  await signingOut;
   if (!race) return;
   race.signedOutAt = performance.now();
   $("lane-mark").style.left = `${portion()}%`;

@@ -954,7 +954,7 @@ def test_a_connection_that_was_inherited_would_lose_commits(path: Path) -> None:
 
 FORKED_AT_WORK = """
 colour = sys.argv[2]
-port = SQLiteBackend(sys.argv[1], busy_timeout=0).port(colour)
+port = SQLiteBackend(sys.argv[1], busy_timeout=1).port(colour)  # a connection may still be closing
 gate, begun = threading.Event(), threading.Event()
 drive(colour, port.create(record(), NOW))
 work = threading.Thread(target=lambda: drive(colour, port._writing(lambda _: (begun.set(), gate.wait(10)))))
