@@ -30,7 +30,7 @@ from itsdangerous import Signer
 from session_middleware.errors import ConfigurationError
 from session_middleware.record import SessionId
 
-__all__ = ["CookieCodec", "CookieReading", "CookieSettings", "Credential"]
+__all__ = ["LOOKED_AT_MOST", "CookieCodec", "CookieReading", "CookieSettings", "Credential", "values_named"]
 
 LOOKED_AT_MOST: Final = 16
 """Well-shaped cookies of our name that are verified per request; any more are counted as rejected."""
@@ -307,6 +307,12 @@ def _derived(salt: str, key: bytes) -> bytes:
 
 
 # --- Finding our cookie ---
+
+
+def values_named(name: str, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """The values of every cookie of exactly this name in raw ASGI headers, as they were sent."""
+    name_is = name.encode("ascii", "replace") + b"="
+    return [value for key, header in headers if key == b"cookie" for value in _values_after(name_is, header)]
 
 
 def _values_after(name_is: bytes, header: bytes) -> Sequence[bytes]:

@@ -23,6 +23,7 @@ from session_middleware.blocking import run_blocking
 from session_middleware.cookies import LOOKED_AT_MOST, CookieCodec, CookieReading, Credential
 from session_middleware.errors import BackendError, SessionCapacityError
 from session_middleware.headers import Headers, forbid_storing, host_of, is_local, vary_by_cookie, wants_html
+from session_middleware.importing import Importer, Sighting
 from session_middleware.manager import SessionManager
 from session_middleware.outage import Met
 from session_middleware.perform import Performer
@@ -70,6 +71,7 @@ class Entrance:
         self.codec = manager.codec if codec is None else codec
         self.name = self.codec.settings.session_cookie
         self.immediate = self.performer.port.immediate
+        self.importer = Importer(self.performer, manager.import_from) if manager.import_from else None
         limited = manager.max_requests_per_session is not None
         self.opens_first = not self.immediate or limited or eager
         # What every request asks for, looked up once: properties of the manager, and constant.
@@ -98,6 +100,7 @@ class Exchange(ActiveRequest):
 
     # Defaults on the class, not slots: what a request does not change costs it nothing.
     life: Life | None = None  # what the cookies opened, where that was found out before the first look
+    old: Sighting | None = None  # a cookie of another package, where there is none of ours
     status = 0
     now = 0.0  # seconds since the epoch, read once per phase
     began = 0.0  # monotonic seconds, of an observed request
@@ -217,10 +220,10 @@ class Exchange(ActiveRequest):
         self.now = self.entrance.manager.clock()
         self.session.opener = self._show_opened
         reading = self._read_cookies()
-        if not (reading.credentials or reading.promises):
+        if not (reading.credentials or reading.promises or self.old):
             return True
         try:
-            life = self.life = await self._finish(self.entrance.performer.open(reading, self.now))
+            life = self.life = await self._finish(self._opened_by(reading))
         except BackendError as problem:
             return await self._do_without(reading, problem)
         self._note_success("load")
@@ -268,17 +271,27 @@ class Exchange(ActiveRequest):
         manager = self.entrance.manager
         self.now = manager.clock()
         reading = self._read_cookies()
-        if reading.credentials or reading.promises:
-            self.life = run_blocking(self.entrance.performer.open(reading, self.now))
+        if reading.credentials or reading.promises or self.old:
+            self.life = run_blocking(self._opened_by(reading))
             self._note_success("load")
         self._show_opened(session)
+
+    def _opened_by(self, reading: CookieReading) -> Coroutine[Any, Any, Life]:
+        entrance = self.entrance
+        if self.old is None or entrance.importer is None:
+            return entrance.performer.open(reading, self.now)
+        return entrance.importer.open(self.old.session, self.now)
 
     def _read_cookies(self) -> CookieReading:
         entrance = self.entrance
         if entrance.weak_key is not None:
             entrance.warn_of_weak_key()
         reading = entrance.codec.read(self.scope["headers"])
-        for _ in range(min(reading.rejected, LOOKED_AT_MOST)):  # a header of 64 kB has room for thousands
+        rejected = reading.rejected
+        if entrance.importer is not None and not (reading.credentials or reading.promises):
+            self.old = entrance.importer.sighted(self.scope["headers"], self.now)
+            rejected -= self.old is not None and self.old.name == entrance.name
+        for _ in range(min(rejected, LOOKED_AT_MOST)):  # a header of 64 kB has room for thousands
             entrance.warn("bad_signature", {"path": self.path})
         return reading
 

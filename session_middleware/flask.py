@@ -54,7 +54,7 @@ _RETRY_AFTER = 2  # seconds
 _POLICY = tuple(PolicyOptions.__annotations__)
 _OTHERS = (
     *("cleanup_interval", "backend_timeout", "check_interval", "max_concurrent_requests"),
-    *("max_requests_per_session", "log", "log_context"),
+    *("max_requests_per_session", "import_from", "log", "log_context"),
 )
 _MOST_KEYS = 64  # combinations of cookie name and keys that are remembered per app
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields
 from datetime import timedelta
@@ -28,6 +28,7 @@ from session_middleware.errors import ConfigurationError
 from session_middleware.events import SessionEvent
 from session_middleware.heartbeat import Heartbeat
 from session_middleware.loops import Finisher
+from session_middleware.old_cookies import OldCookie, readers_of
 from session_middleware.operations import Operations
 from session_middleware.perform import Performer
 from session_middleware.policy import Duration, Policy, PolicyOptions, flag, seconds
@@ -67,6 +68,7 @@ class ManagerOptions(PolicyOptions, total=False):
     """What an entrance hands on to the manager it makes: all but the backend, the key and the cookie."""
 
     fallback_keys: Sequence[object]
+    import_from: OldCookie | Iterable[OldCookie]
     policy: Policy | None
     cleanup_interval: Duration
     backend_timeout: Duration
@@ -90,6 +92,8 @@ class SessionManager(Operations):
         backend: a backend object or a URL: `memory://` (default), `sqlite:///relative.db`.
         secret_key: signs the cookies: text, bytes or Starlette's `Secret`. Not needed without cookies.
         fallback_keys: former keys, newest first or in any order: still accepted, never used to sign.
+        import_from: readers of another package's cookies (`StarletteCookie(key)`, `FlaskCookie(key)`), whose
+            sessions are taken over at first sight. Default: none.
         policy: a `Policy`, such as `Policy.aal2()`; the options below override it one by one.
         cleanup_interval: seconds between two cleanups while started. Default 300.
         backend_timeout: seconds a request waits for the backend before it answers 503. Default 5.
@@ -110,6 +114,7 @@ class SessionManager(Operations):
         *,
         secret_key: object = None,
         fallback_keys: Sequence[object] = (),
+        import_from: OldCookie | Iterable[OldCookie] = (),
         policy: Policy | None = None,
         cleanup_interval: Duration = 300.0,
         backend_timeout: Duration = 5.0,
@@ -126,6 +131,8 @@ class SessionManager(Operations):
         self.cookie = CookieSettings(**{name: named.pop(name) for name in _COOKIE_OPTIONS if name in named})
         chosen = Policy.of(named, max_age=self.cookie.max_age, base=policy)
         self._codec = None if secret_key is None else CookieCodec(self.cookie, secret_key, fallback_keys)
+        self.import_from = readers_of(import_from)
+        """Readers of the cookies of another package, whose sessions are taken over at first sight."""
         self.backend_timeout = seconds("backend_timeout", backend_timeout)
         self.max_concurrent_requests = _limit("max_concurrent_requests", max_concurrent_requests)
         self.max_requests_per_session = _limit("max_requests_per_session", max_requests_per_session)

@@ -126,6 +126,24 @@ class Performer:
         life.others = others
         return life
 
+    async def open_as(self, id_: SessionId, generation: int, now: float) -> Life:
+        """What a cookie of this session and generation would open. Raises `BackendError`."""
+        answer = await self._load(id_, now)
+        if answer is None:
+            return self.nobody()
+        claim = (id_, answer.secret if isinstance(answer, Record) else "", generation)
+        opening = self._judged(claim, *open_with(claim, answer, now), now)
+        return Life(self._policy(), self._manager, opening)
+
+    def nobody(self) -> Life:
+        """An anonymous visitor's."""
+        return Life(self._policy(), self._manager)
+
+    @property
+    def grace(self) -> float:
+        """Seconds for which a superseded cookie still opens its session, by the policy."""
+        return self._policy().grace
+
     def fill(self, session: Session, life: Life, now: float) -> None:
         """Let *session* show what was opened. Values that cannot be decoded make the visitor anonymous."""
         try:
@@ -288,7 +306,7 @@ class Performer:
         record = await self._insert(session, plan.record, now)
         if record is not None:
             self._settle_new(session, record, now)
-            await self._end_others(plan.also_end, now)
+            await self.end_others(plan.also_end, now)
 
     async def _insert(self, session: Session, record: Record, now: float) -> Record | None:
         """The record under an id that was free. None: a promised session existed by now, and was written."""
@@ -319,7 +337,7 @@ class Performer:
             return
         self._settle_written(session, plan, answer, now)
         self._report_write(session, plan, answer, now)
-        await self._end_others(plan.also_end, now)
+        await self.end_others(plan.also_end, now)
 
     async def _after_refusal(self, plan: Write, answer: Refused, now: float) -> Record | Ended | None:
         if answer is GONE:
@@ -345,7 +363,7 @@ class Performer:
         if alive:
             self._emit("session_deleted", plan.old, _owner(session.life, plan.old), now, reason=plan.reason)
         self._settle_new(session, record, now)
-        await self._end_others(plan.also_end, now)
+        await self.end_others(plan.also_end, now)
 
     async def _never_was(self, session: Session, id_: SessionId, now: float) -> bool:
         """A promise that nobody took: what is not alive has not ended either."""
@@ -370,7 +388,8 @@ class Performer:
             self._emit("session_deletion_failed", id_, _owner(life, id_), now, reason="not_found")
         return alive
 
-    async def _end_others(self, ids: Iterable[SessionId], now: float) -> None:
+    async def end_others(self, ids: Iterable[SessionId], now: float) -> None:
+        """End these sessions, which another one has taken the place of."""
         for id_ in ids:
             if await self.port.delete(id_, now, "superseded"):
                 self._emit("session_deleted", id_, None, now, reason="superseded")

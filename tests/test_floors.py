@@ -32,6 +32,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "opening",
         "changes",
         "activity",
+        "old_cookies",
         "reporting",
         "backends.sql",
         "backends.coalesce",
@@ -49,6 +50,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     6: ("perform", "backends.sqlite_port", "backends.postgres", "backends.redis"),
     7: (
+        "importing",
         "operations.*",
         "backends.sqlite_async",
         "backends.sqlite_blocking",

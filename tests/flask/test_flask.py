@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 
 from session_middleware import ConfigurationError, MemoryBackend, SessionManager, SessionMiddleware
 from session_middleware.flask import SessionInterface, init_app, manager_of
+from session_middleware.old_cookies import FlaskCookie
 from tests.wsgi.harness import FaultyBackend
 
 KEY = "vY0sN2bq8LZkXw5Rj1TgPd7HcM4uEa9F"
@@ -423,3 +424,23 @@ def test_the_commands_list_revoke_and_clean_up(client: Any) -> None:
     visit(client, lambda session: session.login("bob"))
     assert runner.invoke(args=["session", "revoke", "--user", "bob"]).output == "1 ended\n"
     assert runner.invoke(args=["session", "cleanup"]).output.endswith("removed\n")
+
+
+# --- from Flask's own cookies ---
+
+
+def test_an_app_that_changes_over_to_us_keeps_its_sessions(client: Any, app: flask.Flask) -> None:
+    flasks_own = app_of(acting)
+    flasks_own.session_interface = flask.sessions.SecureCookieSessionInterface()
+    old = flasks_own.test_client()
+    visit(old, lambda session: session.update(VALUES, user_id=7, _permanent=True))
+    over = app_of(acting, backend="memory://", import_from=FlaskCookie(KEY)).test_client()
+    before = old.get_cookie("session").value
+    over.set_cookie("session", before)
+    assert visit(over, lambda session: f"{session['tuple']} {session.user_id} {session.permanent}").text == (
+        "(1, (2, 3)) 7 True"
+    )
+    assert over.get_cookie("session").value != before
+    visit(over, lambda session: session.logout())
+    over.set_cookie("session", before)
+    assert visit(over, lambda session: str(session.user_id)).text == "None"
