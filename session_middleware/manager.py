@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 
 from session_middleware.activity import ActiveRequest, Activity
 from session_middleware.backends.base import Backend, Colour, wrong_colour
-from session_middleware.backends.capabilities import Counting
+from session_middleware.backends.capabilities import Bounded, Counting
 from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.cleanup import Cleanup
@@ -96,7 +96,8 @@ class SessionManager(Operations):
             sessions are taken over at first sight. Default: none.
         policy: a `Policy`, such as `Policy.aal2()`; the options below override it one by one.
         cleanup_interval: seconds between two cleanups while started. Default 300.
-        backend_timeout: seconds a request waits for the backend before it answers 503. Default 5.
+        backend_timeout: seconds a request waits for the backend before it answers 503. Default 5. In threads,
+            where no call can be cut short, it bounds what the backend's port waits for others.
         check_interval: seconds within which the WebSocket of a revoked session is closed. Default 30.
         max_concurrent_requests: more requests at once in this process get 503. None: no limit.
         max_requests_per_session: more requests of one session at once get 429. None: no limit.
@@ -340,8 +341,11 @@ class SessionManager(Operations):
             if colour == "blocking":
                 raise wrong_colour(core.backend, colour)
             colour = "blocking"  # refused by the entrances that cannot use it
+        port = core.backend.port(colour)
+        if colour == "blocking" and isinstance(port, Bounded):
+            port.bound(self.backend_timeout)
         return Performer(
-            core.backend.port(colour),
+            port,
             lambda: core.policy,
             core.reporter,
             _mint,

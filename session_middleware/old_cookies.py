@@ -1,9 +1,10 @@
 """Reads the signed cookies of sessions that another package kept in the cookie itself, to take them over.
 
 Reading order: `OldSession` (what a reader finds), `OldCookie` (what a reader is; write your own), then the
-readers of Starlette's and Flask's cookies.
+readers of Starlette's and Flask's cookies, and of cookies that name what another package has stored.
 
 Readers verify. What they find is believed: values of a cookie whose key others know are anybody's values.
+Whatever a reader raises is the app's own error, and a 500.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from session_middleware.policy import DAY, Duration, seconds
 from session_middleware.record import SessionId
 from session_middleware.values import JsonValue
 
-__all__ = ["FlaskCookie", "OldCookie", "OldSession", "StarletteCookie", "first_old_session", "readers_of"]
+__all__ = [
+    "FlaskCookie",
+    "IdCookie",
+    "OldCookie",
+    "OldSession",
+    "StarletteCookie",
+    "first_old_session",
+    "readers_of",
+]
 
 _PURPOSE = b"session_middleware.imported.v1\0"
 
@@ -38,7 +47,7 @@ class OldSession(NamedTuple):
     """When the cookie itself runs out; until then it is remembered that it was taken over. Seconds since the
     epoch."""
     source: str
-    """Whose cookie it was, for the metadata of the session: "starlette", "flask"."""
+    """Whose cookie it was, for the metadata of the session: "starlette", "flask", "stored"."""
 
     @property
     def id(self) -> SessionId:
@@ -129,6 +138,37 @@ class FlaskCookie:
             self._max_age,
             now,
         )
+
+
+class IdCookie:
+    """The cookie of a server-side session of another package: the name of what that package has stored.
+
+    Args:
+        lookup: what is stored under an id that a browser sent, or None. A plain call, once per visitor and
+            cookie; it must be as careful with that id as the other package was.
+        session_cookie: the cookie's name. Default "session".
+        max_age: seconds (or a `timedelta`) for which the other package keeps a session. Default 31 days.
+
+    Raises `ConfigurationError` naming the argument.
+    """
+
+    def __init__(
+        self,
+        lookup: Callable[[str], Mapping[str, JsonValue] | None],
+        session_cookie: str = "session",
+        max_age: Duration = 31 * DAY,
+    ) -> None:
+        if not callable(lookup):
+            raise ConfigurationError(f"lookup: found {type(lookup).__name__}, pass a function of the id")
+        self.session_cookie = session_cookie
+        self._lookup = lookup
+        self._max_age = seconds("max_age", max_age)
+
+    def read(self, value: bytes, now: float) -> OldSession | None:
+        """See `OldCookie.read`."""
+        if not value.isascii() or (values := self._lookup(value.decode("ascii"))) is None:
+            return None
+        return OldSession(values, value, now + self._max_age, "stored")
 
 
 def readers_of(given: OldCookie | Iterable[OldCookie]) -> tuple[OldCookie, ...]:

@@ -11,7 +11,15 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from session_middleware.record import Record, SessionId
 
-__all__ = ["ByUser", "Counting", "Usage"]
+__all__ = ["Bounded", "ByUser", "Counting", "Usage"]
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """Optional: a blocking port that can be told how long an operation may wait: nobody can cut it short."""
+
+    def bound(self, seconds: float) -> None:
+        """Wait at most so many seconds for others, then raise `BackendUnavailable`. The last call counts."""
 
 
 @runtime_checkable

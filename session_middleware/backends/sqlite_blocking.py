@@ -9,6 +9,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -31,8 +32,17 @@ class BlockingPort(SQLitePort):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
+        self._given_timeout = place.busy_timeout
         self._writer: Handle | None = None
         self._idle: list[Handle] = []
+
+    def bound(self, seconds: float) -> None:
+        """See `Bounded.bound`. A writer waits that long for other threads, then for other processes."""
+        patience = min(self._given_timeout, seconds)
+        if patience != self.place.busy_timeout:
+            self.place = replace(self.place, busy_timeout=patience)
+            for handle in list(self._handles):  # opened with another one; who is at work ends as he began
+                handle.retire(0)
 
     async def open(self) -> None:
         """See `Port.open`."""
@@ -95,7 +105,7 @@ class BlockingPort(SQLitePort):
             self._check_usable()
             handle = take()
             try:
-                return handle.use(work)
+                return handle.use(work, self.place.busy_timeout)
             except StaleError:  # let go meanwhile: nothing was begun
                 continue
             finally:

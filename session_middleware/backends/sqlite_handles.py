@@ -25,6 +25,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
+from session_middleware.errors import BackendUnavailable
+
 __all__ = [
     "Connection",
     "Forking",
@@ -90,12 +92,19 @@ class Handle:
         self.retired = False
         self._lock = threading.Lock()
 
-    def use(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What *work* returns. `StaleError` if the connection was taken away."""
-        with self._lock:
+    def use(self, work: Callable[[sqlite3.Connection], T], patience: float = -1) -> T:
+        """What *work* returns. `StaleError` if the connection was taken away.
+
+        `BackendUnavailable`, with nothing begun, if it is not idle within *patience* seconds (-1: for ever).
+        """
+        if not self._lock.acquire(timeout=patience):
+            raise BackendUnavailable(f"other threads kept the database busy for more than {patience} s")
+        try:
             if self.retired:
                 raise StaleError
             return work(self.connection)
+        finally:
+            self._lock.release()
 
     def retire(self, patience: float = -1) -> bool:
         """Close it once it is idle; False if it is not within *patience* seconds (-1: for ever)."""

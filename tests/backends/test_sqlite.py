@@ -5,6 +5,7 @@ Reading order: helpers, then one section for each of those words.
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
@@ -481,6 +482,37 @@ def test_a_full_disk_is_told_and_what_is_there_stays_readable(ports: Any, colour
         assert await port.create(record("large"), NOW) is CREATED
 
     drive(colour, run())
+
+
+def test_a_blocking_port_waits_no_longer_than_it_is_told_and_may_be_told_again(
+    ports: Any, path: Path
+) -> None:
+    port = ports("blocking", busy_timeout=3600)
+    plainly(port.create(record(), NOW))
+    port.bound(0.01)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BackendUnavailable, match="SQLITE_BUSY"):
+            plainly(port.delete(SessionId("one"), NOW, "logout"))
+    port.bound(7200)
+    assert port.place.busy_timeout == 3600
+    assert plainly(port.delete(SessionId("one"), NOW, "logout")) is True
+
+
+def test_a_writer_queues_behind_other_threads_no_longer_than_it_may_wait(ports: Any) -> None:
+    port = ports("blocking", busy_timeout=0.01)
+    plainly(port.create(record(), NOW))
+    gate, begun = threading.Event(), threading.Event()
+    slow = threading.Thread(target=lambda: plainly(port._writing(lambda _: (begun.set(), gate.wait(10)))))
+    slow.start()
+    begun.wait()
+    with pytest.raises(BackendUnavailable, match="other threads") as refused:
+        plainly(port.delete(SessionId("one"), NOW, "logout"))
+    assert (refused.value.retryable, refused.value.unknown) == (True, False)
+    assert plainly(port.load(SessionId("one"), NOW)) == record()  # readers do not mind
+    gate.set()
+    slow.join()
+    assert plainly(port.delete(SessionId("one"), NOW, "logout")) is True
 
 
 @pytest.mark.parametrize("colour", COLOURS)

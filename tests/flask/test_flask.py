@@ -1,5 +1,6 @@
 """Sessions under Flask: its contract about cookies, our verbs, what happens when the backend is down."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from session_middleware import ConfigurationError, MemoryBackend, SessionManager, SessionMiddleware
 from session_middleware.flask import SessionInterface, init_app, manager_of
@@ -372,6 +374,28 @@ def test_a_flask_app_mounted_in_a_starlette_app_shares_its_session(tmp_path: Pat
         assert browser.get("/read").json() == {"user": "ann", "seen": 1}
         app.config["ACTION"] = lambda session: f"{session.user_id} {session['seen']}"
         assert browser.get("/flask/").text == "ann 1"
+
+
+def test_a_starlette_app_mounted_in_a_flask_app_shares_its_session(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shared.db"
+    app = app_of(acting, backend=url)
+    inner = starlette_app(url)
+    bridge = pytest.importorskip("a2wsgi").ASGIMiddleware(inner)
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/api": bridge})  # type: ignore[method-assign]
+    client = app.test_client()
+    visit(client, lambda session: session.login("ann"))
+    assert client.get("/api/read").json == {"user": "ann", "seen": 1}
+    assert visit(client, lambda session: f"{session.user_id} {session['seen']}").text == "ann 1"
+    visit(client, lambda session: session.logout())
+    assert client.get("/api/read").json["user"] is None
+    asyncio.run_coroutine_threadsafe(manager_of_asgi(inner).stop(), bridge.loop).result(10)
+
+
+def manager_of_asgi(app: Any) -> SessionManager:
+    """The manager of the middleware that wraps a Starlette app."""
+    found = app.middleware_stack.app
+    assert isinstance(found, SessionMiddleware)
+    return found.manager
 
 
 def test_an_async_view_has_the_session_too(client: Any) -> None:

@@ -1,8 +1,11 @@
 """Readers of old cookies: what the real packages made is read, and nothing else."""
 
+import asyncio
+import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -10,12 +13,25 @@ import pytest
 
 pytest.importorskip("flask")
 
+import flask
+import httpx
+from cachelib import FileSystemCache
+from flask_session import Session as FlaskSession
 from itsdangerous import TimestampSigner
 from markupsafe import Markup
+from starlette.applications import Starlette
 from starlette.datastructures import Secret
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starsessions import CookieStore, InMemoryStore
+from starsessions import SessionAutoloadMiddleware as Autoload
+from starsessions import SessionMiddleware as StarsessionsOwn
+from starsessions.stores import SessionStore
 
 from session_middleware import ConfigurationError, SessionManager
-from session_middleware.old_cookies import FlaskCookie, OldCookie, OldSession, StarletteCookie
+from session_middleware.old_cookies import FlaskCookie, IdCookie, OldCookie, OldSession, StarletteCookie
 from tests.importing.old import OLD_KEY, flask_cookie, starlette_cookie
 
 VALUES = {"user_id": 7, "cart": ["tea", {"n": 2}], "name": "Ånn"}
@@ -154,8 +170,72 @@ def test_one_reader_or_several_may_be_passed() -> None:
         (lambda: StarletteCookie(""), "secret_key: found no key"),
         (lambda: FlaskCookie("k", fallback_keys=[" "]), "secret_key: found no key"),
         (lambda: FlaskCookie("k", max_age=0), "max_age: found 0"),
+        (lambda: IdCookie("redis://"), "lookup: found str"),  # type: ignore[arg-type]
+        (lambda: IdCookie(dict, max_age=-1), "max_age: found -1"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_name(make: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         make()
+
+
+# --- what other packages have stored ---
+
+
+def test_a_session_that_flask_session_has_stored_is_read(tmp_path: Path) -> None:
+    cache = FileSystemCache(str(tmp_path))
+    app = flask.Flask(__name__)
+    app.config.update(SESSION_TYPE="cachelib", SESSION_CACHELIB=cache)
+    FlaskSession(app)
+
+    @app.get("/")
+    def page() -> str:
+        flask.session.update(TAGGED)
+        return ""
+
+    client = app.test_client()
+    client.get("/")
+    cookie = client.get_cookie("session")
+    assert cookie is not None
+    reader = IdCookie(lambda id_: cache.get(f"session:{id_}"), max_age=100)
+    found = reader.read(cookie.value.encode(), 7.0)
+    assert found is not None
+    assert found.values == {**TAGGED, "_permanent": True}
+    assert found.expires_at == 107.0
+    assert reader.read(b"another", 7.0) is None
+    assert reader.read(b"\xff", 7.0) is None
+
+
+async def _written(values: dict[str, Any], store: SessionStore) -> str:
+    """The cookie that starsessions sets for a session of these values."""
+
+    async def page(request: Request) -> Response:
+        request.session.update(values)
+        return Response()
+
+    own = [Middleware(StarsessionsOwn, store=store, cookie_https_only=False), Middleware(Autoload)]
+    app = Starlette(routes=[Route("/", page)], middleware=own)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        await client.get("/")
+        return client.cookies["session"]
+
+
+def test_a_session_that_starsessions_has_stored_is_read() -> None:
+    store = InMemoryStore()
+    cookie = asyncio.run(_written(VALUES, store))
+
+    def lookup(id_: str) -> dict[str, Any] | None:
+        data = asyncio.run(store.read(id_, 0))
+        return {k: v for k, v in json.loads(data).items() if k != "__metadata__"} if data else None
+
+    found = IdCookie(lookup).read(cookie.encode(), 7.0)
+    assert found is not None
+    assert found.values == VALUES
+    assert IdCookie(lookup).read(b"another", 7.0) is None
+
+
+def test_a_cookie_of_starsessions_cookie_store_is_one_of_starlettes_kind() -> None:
+    cookie = asyncio.run(_written(VALUES, CookieStore(OLD_KEY)))
+    found = StarletteCookie(OLD_KEY).read(cookie.encode(), time.time())
+    assert found is not None
+    assert {name: found.values[name] for name in VALUES} == VALUES

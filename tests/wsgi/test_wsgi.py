@@ -1,7 +1,9 @@
 """The WSGI entrance: when it commits, what it does to responses, and how a request ends."""
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +320,19 @@ def test_a_backend_that_is_down_is_503_and_the_cookie_stays(operation: str) -> N
     assert client.get().status == 200
     assert stored(client, site) == {"n": 2}
     assert [len(site.told(name)) for name in ("backend_unavailable", "backend_recovered")] == [1, 1]
+
+
+def test_a_backend_that_keeps_a_thread_waiting_is_503_after_the_timeout(tmp_path: Path) -> None:
+    backend = SQLiteBackend(tmp_path / "sessions.db", busy_timeout=3600)  # without ours, this test would hang
+    site = Site(page(lambda session: session.increment("n")), backend, backend_timeout=0.01)
+    client = site.client()
+    client.get()
+    with closing(sqlite3.connect(backend.path, isolation_level=None)) as another_process:
+        another_process.execute("BEGIN IMMEDIATE")
+        answer = client.get()
+    assert (answer.status, answer.header("retry-after"), answer.set_cookie) == (503, "2", None)
+    assert client.get().status == 200
+    assert stored(client, site) == {"n": 2}
 
 
 @pytest.mark.parametrize("way", ["stream", "write"])
