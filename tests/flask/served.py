@@ -1,4 +1,4 @@
-"""The app that the gunicorn test serves. It has used its sessions before gunicorn forks."""
+"""The app that the gunicorn test serves. Told so, it has used its sessions before gunicorn forks."""
 
 import os
 from typing import Any, cast
@@ -10,7 +10,8 @@ from session_middleware.flask import FlaskSession, init_app, manager_of
 app = flask.Flask(__name__)
 app.config["SECRET_KEY"] = "vY0sN2bq8LZkXw5Rj1TgPd7HcM4uEa9F"
 init_app(app, backend=os.environ["SESSION_BACKEND"])
-manager_of(app).blocking.create_session("before the fork")
+if os.environ.get("USED_BEFORE_THE_FORK"):
+    manager_of(app).blocking.create_session("before the fork")
 session = cast("FlaskSession", flask.session)
 
 

@@ -18,14 +18,15 @@ ROOT = Path(__file__).parents[2]
 WORKERS, THREADS, VISITORS, EACH = 4, 4, 6, 12
 
 
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(params=["imported", "used"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Gunicorn on a socket that listens already: no free port to lose to another, no waiting for it."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         command = [sys.executable, "-m", "gunicorn", "--preload", "--worker-class=gthread"]
         command += [f"--workers={WORKERS}", f"--threads={THREADS}", f"--bind=fd://{listener.fileno()}"]
         command += ["--graceful-timeout=5", "--log-level=warning", "tests.flask.served:app"]
         environment = {**os.environ, "SESSION_BACKEND": f"sqlite:///{tmp_path}/sessions.db"}
+        environment["USED_BEFORE_THE_FORK"] = "yes" if request.param == "used" else ""
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         with (tmp_path / "log").open("w+") as log:
             process = subprocess.Popen(

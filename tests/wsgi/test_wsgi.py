@@ -1,6 +1,8 @@
 """The WSGI entrance: when it commits, what it does to responses, and how a request ends."""
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,6 +24,8 @@ from session_middleware import (
 from session_middleware.backends.base import Backend
 from session_middleware.housekeeping import Housekeeper
 from tests.wsgi.harness import KEY, Client, FaultyBackend, Site, page, put
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -585,3 +589,38 @@ def test_what_is_due_is_cleaned_up_and_what_is_held_is_renewed() -> None:
     site.manager.blocking_cleaner._clocks = site.manager.blocking_cleaner._read_clocks()
     assert keeper._look_after() is not None
     assert len(site.told("session_expired")) == 2
+
+
+IN_A_PROCESS = """
+import atexit, os, sys, threading
+
+def threads():
+    return [thread.name for thread in threading.enumerate() if thread.name == "session-housekeeping"]
+
+atexit.register(lambda: print("at exit", threads(), flush=True))  # before ours, so it runs after it
+from session_middleware import SQLiteBackend
+from tests.wsgi.harness import Site, page, put
+
+site = Site(page(put(a=1)), SQLiteBackend(sys.argv[1]))
+print("imported", threads(), flush=True)
+site.client().get()
+print("parent", threads(), flush=True)
+child = os.fork()
+if child == 0:
+    print("forked", threads(), flush=True)
+    site.client().get()
+    print("child", threads(), flush=True)
+    sys.exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_the_thread_is_each_processs_own_and_is_stopped_at_its_exit(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", IN_A_PROCESS, str(tmp_path / "sessions.db")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    one = "['session-housekeeping']"
+    assert done.stdout.splitlines() == [
+        *("imported []", f"parent {one}"),
+        *("forked []", f"child {one}", "at exit []"),
+        "at exit []",
+    ]
