@@ -1,0 +1,259 @@
+"""Random operations of a manager beside a model of what must come of them.
+
+Reading order: `Known` (what the model knows of one session), `ManagerMachine` (one rule per operation; after
+each, the newest sessions are compared with what is stored), `machine_for` (of one backend and colour).
+
+Several machines may work on one store: each touches only the sessions it made, whose users have names of its
+own. `alone` tells whether it may expect to see no others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from session_middleware import MemoryBackend, SessionManager, SessionNotFoundError, SQLiteBackend
+from session_middleware.backends.base import Backend, Colour
+from session_middleware.testing.clock import ManualClock
+from tests.test_manager import Driven
+
+IDLE, ABSOLUTE = 1000.0, 4000.0  # seconds; a commit renews once less than 800 are left
+START = 1_760_000_000.0
+KEYS = st.sampled_from("abc")
+VALUES = st.one_of(
+    st.none(), st.integers(-9, 9), st.text(max_size=3), st.lists(st.integers(0, 3), max_size=2)
+)
+USERS = st.sampled_from([None, "ann", "bob"])
+STEPS = st.sampled_from([0.0, 1.0, 61.0, 250.0, IDLE - 1, IDLE, 1500.0])
+_runs = itertools.count(1)
+NUMBERS = st.integers(0, 10_000)  # which session: taken modulo how many there are
+
+
+@dataclass
+class Known:
+    """What the model knows of one session."""
+
+    values: dict[str, Any]
+    user: str | None
+    created_at: float
+    deadline: float
+    limit: float
+    seen_at: float
+    ended: str | None = None  # why, once it was ended on purpose
+    ended_at: float = 0.0
+    cleaned: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def is_live(self, now: float) -> bool:
+        return self.ended is None and self.deadline > now
+
+    def renew(self, now: float) -> None:
+        self.deadline = max(self.deadline, min(now + IDLE, self.limit))
+
+    def commit(self, now: float, *, changed: bool) -> None:
+        """What a commit does besides the change: a renewal that is due, and a note of the visit."""
+        is_due = self.deadline - now < 0.8 * IDLE and min(now + IDLE, self.limit) > self.deadline
+        if is_due:
+            self.renew(now)
+        if changed or is_due:
+            self.seen_at = max(self.seen_at, now)
+
+
+class ManagerMachine(RuleBasedStateMachine):
+    """Rules over one manager; `make_backend` and `colour` come with `machine_for`."""
+
+    make_backend: ClassVar[Callable[[Path], Backend]]
+    colour: ClassVar[Colour]
+    options: ClassVar[dict[str, Any]] = {}
+    name: ClassVar[str] = ""
+    alone: ClassVar[bool] = True
+    folder: ClassVar[Path | None] = None  # None: a new one for each run
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = self.folder or Path(tempfile.mkdtemp())
+        self.clock = ManualClock(START)
+        settings = {"idle_timeout": IDLE, "absolute_timeout": ABSOLUTE, **self.options}
+        manager = SessionManager(
+            self.make_backend(self.place), clock=self.clock, monotonic=self.clock, log=False, **settings
+        )
+        self.driven = Driven(manager, self.colour, self.clock)
+        self.run = f"{self.name}{next(_runs)}-"  # earlier runs may have left sessions in the same store
+        self.known: dict[str, Known] = {}
+
+    def teardown(self) -> None:
+        self.driven.close()
+        if self.folder is None:
+            shutil.rmtree(self.place)
+
+    # --- one session ---
+
+    @initialize()
+    def begin(self) -> None:
+        self.create("ann", {"a": 1})
+
+    @rule(user=USERS, values=st.dictionaries(KEYS, VALUES, max_size=3))
+    def create(self, user: str | None, values: dict[str, Any]) -> None:
+        now, whose = self.clock(), self._user(user)
+        made = self.driven.create_session(whose, values)
+        self.known[made.id] = Known(
+            dict(values), whose, now, now + min(IDLE, ABSOLUTE), now + ABSOLUTE, seen_at=now
+        )
+
+    @rule(number=NUMBERS, values=st.dictionaries(KEYS, VALUES, max_size=2), unset=st.sets(KEYS, max_size=2))
+    def update(self, number: int, values: dict[str, Any], unset: set[str]) -> None:
+        id_, known = self._one(number)
+        if not known.is_live(self.clock()):
+            self._is_not_found("update_session", id_, values)
+            return
+        self.driven.update_session(id_, values, unset=unset)
+        after = {name: value for name, value in {**known.values, **values}.items() if name not in unset}
+        known.commit(self.clock(), changed=after != known.values)
+        known.values = after
+
+    @rule(number=NUMBERS, by=st.integers(-3, 3))
+    def count_up(self, number: int, by: int) -> None:
+        id_, known = self._one(number)
+        session = self.driven.get_session(id_)
+        if session is None:
+            assert not known.is_live(self.clock())
+            return
+        session.increment("n", by)
+        assert self.driven.save(session) is True
+        known.values["n"] = known.values.get("n", 0) + by
+        known.commit(self.clock(), changed=True)
+
+    @rule(number=NUMBERS)
+    def renew(self, number: int) -> None:
+        id_, known = self._one(number)
+        if not known.is_live(self.clock()):
+            self._is_not_found("renew_session", id_)
+            return
+        known.renew(self.clock())
+        known.seen_at = max(known.seen_at, self.clock())
+        assert self.driven.renew_session(id_) == known.deadline
+
+    @rule(number=NUMBERS, reason=st.sampled_from(["deleted", "revoked", "logout"]))
+    def delete(self, number: int, reason: str) -> None:
+        id_, known = self._one(number)
+        was_live = known.is_live(self.clock())
+        assert self.driven.delete_session(id_, reason) is was_live
+        if was_live:
+            self._end(known, reason)
+
+    # --- several ---
+
+    @rule(user=USERS.filter(bool), keep=NUMBERS)
+    def delete_of_user(self, user: str, keep: int) -> None:
+        kept, _ = self._one(keep)
+        whose = self._user(user)
+        ended = [
+            known
+            for id_, known in self.known.items()
+            if known.user == whose and known.is_live(self.clock()) and id_ != kept
+        ]
+        assert self.driven.delete_user_sessions(whose, keep=[kept]) == len(ended)
+        for known in ended:
+            self._end(known, "revoked")
+
+    @rule(user=USERS.filter(bool))
+    def list_of_user(self, user: str) -> None:
+        whose = self._user(user)
+        expected = [id_ for id_, known in self._live() if known.user == whose]
+        expected.sort(key=lambda id_: (self.known[id_].created_at, id_), reverse=True)
+        assert [session.id for session in self.driven.get_user_sessions(whose)] == expected
+
+    @rule()
+    def count(self) -> None:
+        counted = self.driven.count()
+        assert counted == len(self._live()) if self.alone else counted >= len(self._live())
+
+    @precondition(lambda self: self.alone)  # elsewhere it is not as late as it is here
+    @rule()
+    def clean_up(self) -> None:
+        now = self.clock()
+        due = [known for known in self.known.values() if known.ended is None and known.deadline <= now]
+        removed = self.driven.cleanup_expired()
+        newly = [known for known in due if not known.cleaned]
+        # A coarse slot that has not passed yet may keep some for the next run.
+        assert len([known for known in newly if known.deadline <= now - 60]) <= removed <= len(newly)
+        told = {event.session_id for event in self.driven.heard("session_expired")}
+        for id_, known in self.known.items():
+            known.cleaned = known.cleaned or id_ in told
+        assert len(told) == len(self.driven.heard("session_expired")), "an expiry was told twice"
+
+    # --- time ---
+
+    @rule(seconds=STEPS)
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    # --- what is stored ---
+
+    @invariant()
+    @precondition(lambda self: self.known)
+    def the_session_touched_last_is_as_known(self) -> None:
+        for id_ in list(self.known)[-2:]:
+            self._compare(id_, self.known[id_])
+
+    @rule(number=NUMBERS)
+    def look(self, number: int) -> None:
+        self._compare(*self._one(number))
+
+    def _compare(self, id_: str, known: Known) -> None:
+        session = self.driven.get_session(id_)
+        if not known.is_live(self.clock()):
+            assert session is None
+            return
+        assert dict(session) == known.values
+        stored = self.driven.record(id_)
+        assert stored is not None
+        assert (session.user_id, session.created_at) == (known.user, known.created_at)
+        assert (stored.deadline, stored.limit) == (known.deadline, known.limit)
+        assert stored.last_seen_at == known.seen_at
+
+    # --- inside ---
+
+    def _user(self, user: str | None) -> str | None:
+        return user and self.run + user
+
+    def _one(self, number: int) -> tuple[str, Known]:
+        ids = list(self.known)
+        id_ = ids[number % len(ids)]
+        return id_, self.known[id_]
+
+    def _live(self) -> list[tuple[str, Known]]:
+        return [(id_, known) for id_, known in self.known.items() if known.is_live(self.clock())]
+
+    def _end(self, known: Known, reason: str) -> None:
+        known.ended, known.ended_at = reason, self.clock()
+
+    def _is_not_found(self, operation: str, *arguments: Any) -> None:
+        try:
+            getattr(self.driven, operation)(*arguments)
+        except SessionNotFoundError:
+            return
+        raise AssertionError(f"{operation} found a session that is over")
+
+
+def machine_for(
+    kind: str, colour: Colour, *, folder: Path | None = None, name: str = ""
+) -> type[ManagerMachine]:
+    """A machine over memory or SQLite; over a shared *folder* it is not alone."""
+    make = {"memory": lambda _: MemoryBackend(), "sqlite": lambda place: SQLiteBackend(place / "sessions.db")}
+    attributes = {
+        "make_backend": staticmethod(make[kind]),
+        "colour": colour,
+        "folder": folder,
+        "name": name,
+        "alone": folder is None,
+    }
+    return type(f"Machine_{kind}_{colour}", (ManagerMachine,), attributes)
