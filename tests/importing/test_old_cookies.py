@@ -54,8 +54,8 @@ def both(**arguments: Any) -> list[tuple[OldCookie, str]]:
 
 
 def test_what_the_real_packages_made_is_read() -> None:
-    now = time.time()
     for reader, cookie in both():
+        now = time.time()
         found = reader.read(cookie.encode(), now)
         assert found is not None
         assert found.values == VALUES
@@ -69,17 +69,15 @@ def test_flasks_tagged_values_are_read_as_they_were() -> None:
 
 
 def test_starlettes_secret_is_a_key_and_flasks_fallbacks_are_keys() -> None:
-    now = time.time()
-    assert StarletteCookie(Secret(OLD_KEY)).read(starlette_cookie({"a": 1}).encode(), now)
+    assert StarletteCookie(Secret(OLD_KEY)).read(starlette_cookie({"a": 1}).encode(), time.time())
     fallback = FlaskCookie("the key of now", fallback_keys=[OLD_KEY])
-    assert fallback.read(flask_cookie({"a": 1}).encode(), now)
-    assert fallback.read(flask_cookie({"a": 1}, "the key of now").encode(), now)
+    assert fallback.read(flask_cookie({"a": 1}).encode(), time.time())
+    assert fallback.read(flask_cookie({"a": 1}, "the key of now").encode(), time.time())
 
 
 def test_a_cookie_of_another_key_is_nobodys() -> None:
-    now = time.time()
-    assert StarletteCookie("another").read(starlette_cookie(VALUES).encode(), now) is None
-    assert FlaskCookie("another").read(flask_cookie(VALUES).encode(), now) is None
+    assert StarletteCookie("another").read(starlette_cookie(VALUES).encode(), time.time()) is None
+    assert FlaskCookie("another").read(flask_cookie(VALUES).encode(), time.time()) is None
 
 
 def test_a_cookie_ends_when_its_package_would_have_refused_it_and_none_comes_from_the_future() -> None:
@@ -91,8 +89,8 @@ def test_a_cookie_ends_when_its_package_would_have_refused_it_and_none_comes_fro
 
 
 def test_a_cookie_without_an_age_is_remembered_as_long_as_a_browser_may_keep_it() -> None:
-    now = time.time()
-    found = StarletteCookie(OLD_KEY, max_age=None).read(starlette_cookie(VALUES).encode(), now)
+    cookie, now = starlette_cookie(VALUES), time.time()
+    found = StarletteCookie(OLD_KEY, max_age=None).read(cookie.encode(), now)
     assert found is not None
     assert found.expires_at > now + 399 * DAY
 
@@ -135,9 +133,9 @@ def test_a_signed_value_that_is_no_session_is_nobodys(payload: bytes) -> None:
 
 
 def test_two_sessions_have_two_ids_and_a_repr_shows_keys_only() -> None:
-    reader, now = StarletteCookie(OLD_KEY), time.time()
-    one = reader.read(starlette_cookie({"a": "hidden"}).encode(), now)
-    other = reader.read(starlette_cookie({"a": "else"}).encode(), now)
+    reader = StarletteCookie(OLD_KEY)
+    one = reader.read(starlette_cookie({"a": "hidden"}).encode(), time.time())
+    other = reader.read(starlette_cookie({"a": "else"}).encode(), time.time())
     assert one is not None
     assert other is not None
     assert one.id != other.id

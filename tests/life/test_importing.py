@@ -28,9 +28,7 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 
 @pytest.fixture
 def site(make_site: Callable[..., Site]) -> Site:
-    made = make_site(import_from=READERS)
-    made.clock.now = time.time()  # the real packages have no other clock
-    return made
+    return make_site(import_from=READERS)
 
 
 @pytest.fixture(params=["starlette", "flask"])
@@ -42,7 +40,13 @@ def source(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def old(site: Site, source: str) -> Browser:
     """A visitor who comes with an old cookie."""
-    return site.browser(COOKIES[source](VALUES))
+    return visitor(site, source)
+
+
+def visitor(site: Site, source: str, **key: str) -> Browser:
+    cookie = COOKIES[source](VALUES, **key)
+    site.clock.now = time.time()  # the real packages have no other clock
+    return site.browser(cookie)
 
 
 def test_the_first_request_shows_the_old_session_and_sets_our_cookie(
@@ -126,16 +130,16 @@ def test_a_login_makes_the_old_cookie_worthless_at_once(site: Site, old: Browser
 
 
 def test_a_cookie_of_ours_goes_before_an_old_one(site: Site, old: Browser) -> None:
-    visitor = site.browser()
-    visitor.visit(lambda session: session.update(mine=1))
-    assert visitor.cookie is not None
+    ours = site.browser()
+    ours.visit(lambda session: session.update(mine=1))
+    assert ours.cookie is not None
     assert old.cookie is not None
-    visitor.others = (old.cookie,)
-    assert visitor.sees == {"mine": 1}
+    ours.others = (old.cookie,)
+    assert ours.sees == {"mine": 1}
 
 
 def test_an_old_cookie_of_another_key_is_a_bad_signature(site: Site, source: str) -> None:
-    stranger = site.browser(COOKIES[source](VALUES, key="a key of somebody else"))
+    stranger = visitor(site, source, key="a key of somebody else")
     assert stranger.sees == {}
     assert site.suspicion() == "bad_signature"
     assert site.calls == []
@@ -143,8 +147,7 @@ def test_an_old_cookie_of_another_key_is_a_bad_signature(site: Site, source: str
 
 def test_without_readers_an_old_cookie_means_nothing(make_site: Callable[..., Site], source: str) -> None:
     site = make_site()
-    site.clock.now = time.time()
-    assert site.browser(COOKIES[source](VALUES)).sees == {}
+    assert visitor(site, source).sees == {}
     assert site.calls == []
 
 
