@@ -6,5 +6,6 @@ app must do what it claims before it is measured), `measure` (interleaved rounds
 (single steps), `report` (the tables), `__main__` (the command).
 
 Flask: `wsgi_traffic` (the same requests for a WSGI app), `flask_apps` (the app, and the sessions it may
-have), `redis_server`, then `load` (the process that sends), `flask_served` and `under_gunicorn`, `flask_report`.
+have), `redis_server`, then `load` (the process that sends), `flask_served` and
+`under_gunicorn`, `flask_report`.
 """

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-for peer in ("flask_session", "flask_sqlalchemy", "cachelib", "redis", "starsessions", "gunicorn"):
-    pytest.importorskip(peer, reason="a peer of the benchmarks: pip install -e '.[dev]'")
+pytest.importorskip("flask_session", reason="a peer of the benchmarks: pip install -e '.[dev]'")
+pytest.importorskip("flask_sqlalchemy", reason="Flask-Session needs it: pip install -e '.[dev]'")
+pytest.importorskip("redis", reason="Flask-Session needs it: pip install -e '.[dev]'")
+pytest.importorskip("starsessions", reason="a peer of the benchmarks: pip install -e '.[dev]'")
+pytest.importorskip("gunicorn", reason="it serves what is loaded: pip install -e '.[test]'")
 
 from tests.benchmarks import flask_apps
 from tests.benchmarks.apps import BARE, CASES, Candidate
@@ -142,15 +145,10 @@ def test_the_environ_is_that_of_the_same_browser(candidates: list[Candidate]) ->
 
 def figures(shares: Shares | None) -> FlaskFigures:
     samples = Samples()
+    costs = {BARE: 50.0, COOKIE_SESSION: 150.0, SQLALCHEMY: 550.0, OURS_FLASK: 60.0, OURS_FLASK_SQLITE: 70.0}
     for case in CASES:
-        samples.add(BARE, case, 50.0)
-        for app, overhead in (
-            (COOKIE_SESSION, 100),
-            (SQLALCHEMY, 500),
-            (OURS_FLASK, 10),
-            (OURS_FLASK_SQLITE, 20),
-        ):
-            samples.add(app, case, 50.0 + overhead)
+        for app, cost in costs.items():
+            samples.add(app, case, cost)
     return FlaskFigures("2026-01-31", ONCE, samples, samples, SHORT, shares)
 
 
@@ -181,7 +179,7 @@ def test_under_gunicorn_an_app_is_checked_and_loaded_and_one_that_does_nothing_i
         for case in CASES:
             outcome = loader.load(ours, case, visitors, SHORT)
             assert 0 < outcome.answers <= SHORT.most + len(visitors)
-        with pytest.raises(ClaimError, match="under load read answered HTTP/1.1 200 OK b'None'"):
+        with pytest.raises(ClaimError, match=r"under load read answered HTTP/1\.1 200 OK b'None'"):
             loader.load(ours, "read", [Browser()], SHORT)
     with served(BARE, site) as bare, Loader.started() as loader:
         claiming = Remote(OURS_FLASK_SQLITE, bare.port)

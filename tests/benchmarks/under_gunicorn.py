@@ -56,7 +56,7 @@ _EXPECTED: Final[Mapping[Case, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Spell:
-    """How long to measure: rounds, and how long one app is loaded with one case (`most`: requests at most)."""
+    """How long to measure: rounds, and how long one app is loaded with one case (`most`: requests)."""
 
     rounds: int
     seconds: float
