@@ -8,4 +8,7 @@ app must do what it claims before it is measured), `measure` (interleaved rounds
 Flask: `wsgi_traffic` (the same requests for a WSGI app), `flask_apps` (the app, and the sessions it may
 have), `redis_server`, then `load` (the process that sends), `flask_served` and
 `under_gunicorn`, `flask_report`.
+
+Many sessions: `scale` (what is measured, of any backend), `scale_memory`, `scale_sqlite` with `scale_writer`
+(the other process), `scale_report`.
 """

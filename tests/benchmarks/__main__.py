@@ -7,12 +7,14 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.benchmarks import flask_report, report
+from tests.benchmarks import flask_report, report, scale_report
 from tests.benchmarks.apps import in_memory, in_sqlite
 from tests.benchmarks.flask_apps import Site, in_flask
 from tests.benchmarks.flask_report import FLASK_SECTION, FlaskFigures
@@ -20,14 +22,18 @@ from tests.benchmarks.measure import Effort, measure
 from tests.benchmarks.micro import measure_steps
 from tests.benchmarks.redis_server import own_redis
 from tests.benchmarks.report import Crowd, Figures, written_into
+from tests.benchmarks.scale_memory import measure_memory
+from tests.benchmarks.scale_report import SCALE_SECTION, ScaleFigures
+from tests.benchmarks.scale_sqlite import measure_sqlite
 from tests.benchmarks.under_gunicorn import Spell, measure_served
 
-__all__ = ["main", "run", "run_flask"]
+__all__ = ["main", "run", "run_flask", "run_scale"]
 
 _FULL, _QUICK = Effort(rounds=150, requests=50), Effort(rounds=6, requests=20)
 _FULL_SPELL, _QUICK_SPELL = Spell(rounds=11, seconds=0.4), Spell(rounds=2, seconds=0.1)
 _CROWD_REQUESTS = 4  # of each of many clients in one slice
 _CROWDS = (1, 64)  # clients at once
+_SESSIONS, _QUICK_SESSIONS, _FEWEST_SESSIONS = 1_000_000, 20_000, 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--asgi", action="store_true", help="the ASGI apps, and single steps: done if no part is named")
     add("--flask", action="store_true", help="the Flask apps, in this process and under gunicorn")
+    add("--scale", action="store_true", help="many sessions at once, in memory and in SQLite")
+    add("--sessions", type=_number, metavar="N", help=f"how many that are (default {_SESSIONS:,})")
     add("--quick", action="store_true", help="a few rounds: to see that it runs, not to be quoted")
     add("--memory", action="store_true", help="of the ASGI apps, leave SQLite out")
     add("--no-gunicorn", action="store_true", help="of the Flask apps, leave gunicorn out")
@@ -70,13 +78,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _parts(options: argparse.Namespace) -> Iterator[_Part]:
     effort = _QUICK if options.quick else _FULL
-    if options.asgi or not options.flask:
+    if options.asgi or not (options.flask or options.scale):
         figures = run(effort, crowds=() if options.memory else _CROWDS)
         yield _Part("figures", report.as_markdown(figures), report.as_json(figures))
     if options.flask:
         spell = None if options.no_gunicorn else _QUICK_SPELL if options.quick else _FULL_SPELL
         flask = run_flask(effort, spell)
         yield _Part(FLASK_SECTION, flask_report.as_markdown(flask), {"flask": flask_report.as_json(flask)})
+    if options.scale:
+        scale = run_scale(options.sessions or (_QUICK_SESSIONS if options.quick else _SESSIONS))
+        yield _Part(SCALE_SECTION, scale_report.as_markdown(scale), {"scale": scale_report.as_json(scale)})
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number < _FEWEST_SESSIONS:
+        raise argparse.ArgumentTypeError(f"found {number}, pass {_FEWEST_SESSIONS} at least")
+    return number
 
 
 def run(effort: Effort, *, crowds: tuple[int, ...] = _CROWDS) -> Figures:
@@ -96,6 +114,15 @@ def run_flask(effort: Effort, spell: Spell | None) -> FlaskFigures:
         if spell is not None:
             shares = measure_served(_site(folder, "served", redis_url), spell)
     return FlaskFigures(_today(), effort, cpu, wall, spell, shares)
+
+
+def run_scale(sessions: int) -> ScaleFigures:
+    """So many sessions in memory, in a process of its own, so that what it holds is known; then in SQLite."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        memory = process.submit(measure_memory, sessions).result()
+    with TemporaryDirectory() as folder:
+        sqlite = measure_sqlite(sessions, Path(folder))
+    return ScaleFigures(_today(), memory, sqlite)
 
 
 def _site(folder: str, name: str, redis_url: str | None) -> Site:
