@@ -81,22 +81,27 @@ def run(order: Order) -> Outcome:
         until = began + order.seconds
         for line in lines:
             line.ask()
-        open_lines = len(lines)
-        while open_lines:
-            ready = selector.select(_PATIENCE)
-            if not ready:
-                raise TimeoutError(f"no answer for {_PATIENCE:g} s")
-            for key, _ in ready:
-                answer = key.data.answer()
-                if answer is None:
-                    continue
+        under_way = len(lines)
+        while under_way:
+            for line, answer in _answers(selector):
                 _note(outcome, order, answer)
                 if time.perf_counter() < until and outcome.answers < order.most and not outcome.wrong:
-                    key.data.ask()
+                    line.ask()
                 else:
-                    open_lines -= 1
+                    under_way -= 1
         outcome.seconds = time.perf_counter() - began
     return outcome
+
+
+def _answers(selector: selectors.BaseSelector) -> Iterator[tuple[_Line, bytes]]:
+    """Those that are complete, once there is anything to read."""
+    ready = selector.select(_PATIENCE)
+    if not ready:
+        raise TimeoutError(f"no answer for {_PATIENCE:g} s")
+    for key, _ in ready:
+        answer = key.data.answer()
+        if answer is not None:
+            yield key.data, answer
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ apart. Time is told, not waited for.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -37,13 +38,16 @@ __all__ = [
     "Times",
     "Waits",
     "Watch",
+    "both_cleanups",
     "cleaned",
     "created_at",
     "made_manager",
     "owner",
     "payload",
+    "payload_size",
     "sample",
     "timings",
+    "undisturbed",
     "write",
     "written_to",
 ]
@@ -82,6 +86,11 @@ def owner(number: int, sessions: int) -> str:
 def payload(number: int) -> dict[str, Any]:
     """About 500 bytes of JSON, of its own."""
     return {**PAYLOAD, "user": f"user{number:07d}@example.org"}
+
+
+def payload_size() -> int:
+    """How many bytes that is."""
+    return len(json.dumps(payload(0), separators=(",", ":")))
 
 
 def made_manager(backend: object) -> tuple[SessionManager, ManualClock]:
@@ -234,6 +243,34 @@ def cleaned(
     if there != left:
         raise ScaleClaimError(f"after a cleanup {there} sessions were live, not {left}")
     return Cleaned(expected, seconds, Times.of(watch.seconds), Times.of(taken), one_delete)
+
+
+def undisturbed(waits: Waits, seconds: float) -> Times:
+    """What a write takes while nothing else runs, for so long."""
+    with waits() as taken:
+        time.sleep(seconds)
+    return Times.of(taken)
+
+
+def both_cleanups(
+    manager: SessionManager,
+    clock: ManualClock,
+    sessions: int,
+    waits: Waits,
+    *,
+    others: int = 0,
+    one_delete: Callable[[int, float], float] | None = None,
+) -> tuple[Cleaned, Cleaned]:
+    """A cleanup when a tenth is over, and one when all are. *others*: sessions that came later.
+
+    *one_delete*: what tells how long one DELETE of so many rows takes, at that time.
+    """
+    tenth, all_over = sessions // 10, sessions + others
+    clock.now = TENTH_OVER
+    instead = None if one_delete is None else one_delete(tenth, clock.now)
+    first = cleaned(manager, tenth, all_over - tenth + WRITERS, waits, instead)
+    clock.now = ALL_OVER
+    return first, cleaned(manager, all_over - tenth, WRITERS, waits)
 
 
 # --- one backend ---

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from resource import getpagesize
@@ -26,18 +26,18 @@ from tests.benchmarks.apps import handlers
 from tests.benchmarks.scale import (
     ALL_OVER,
     START,
-    TENTH_OVER,
-    WRITERS,
     Pauses,
     Scale,
     Times,
-    cleaned,
+    both_cleanups,
     created_at,
     made_manager,
     owner,
     payload,
+    payload_size,
     sample,
     timings,
+    undisturbed,
     write,
     written_to,
 )
@@ -58,31 +58,20 @@ def measure_memory(sessions: int, backend: MemoryBackend | None = None, *, alone
     """
     gc.collect()
     manager, clock = made_manager(backend or MemoryBackend(max_records=2 * sessions + 100_000))
-    port, before, began = manager.blocking._operations._port, resident(), time.perf_counter()
+    before, began = resident(), time.perf_counter()
     with _watched() as while_filling:
         ids = _filled(manager, clock, sessions)
     filled, after, some = time.perf_counter() - began, resident(), sample(ids)
     calls = timings(manager, some, [owner(number, sessions) for number in range(len(some))])
     steady, full, visits = _pauses(manager)
-    writers = written_to(manager, clock)
-    tenth, all_there = sessions // 10, sessions + visits + WRITERS
-
-    @contextmanager
-    def waits() -> Iterator[list[float]]:
-        with _writing(port, writers, ALL_OVER) as taken:
-            yield taken
-
-    with waits() as undisturbed:
-        time.sleep(alone)
-    clock.now = TENTH_OVER
-    first = cleaned(manager, tenth, all_there - tenth, waits)
-    clock.now = ALL_OVER
-    rest = cleaned(manager, sessions + visits - tenth, WRITERS, waits)
+    pauses = Pauses(max(while_filling, default=0.0), Times.of(steady), full)
+    port = manager.blocking._operations._port
+    waits = partial(_writing, port, written_to(manager, clock), ALL_OVER)
+    by_itself = undisturbed(waits, alone)
+    tenth, rest = both_cleanups(manager, clock, sessions, waits, others=visits)
     each = {} if before is None or after is None else {"resident": (after - before) / sessions}
     each["traced"] = bytes_traced(min(sessions, _TRACED))  # last: what it frees would be taken again unseen
-    size = len(json.dumps(payload(0), separators=(",", ":")))
-    pauses = Pauses(max(while_filling, default=0.0), Times.of(steady), full)
-    return Scale("memory", sessions, size, filled, each, calls, Times.of(undisturbed), first, rest, pauses)
+    return Scale("memory", sessions, payload_size(), filled, each, calls, by_itself, tenth, rest, pauses)
 
 
 def bytes_traced(sessions: int) -> float:

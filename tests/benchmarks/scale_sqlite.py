@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -28,18 +29,17 @@ from session_middleware.values import Values
 from tests.benchmarks.scale import (
     ALL_OVER,
     START,
-    TENTH_OVER,
-    WRITERS,
     Scale,
     ScaleClaimError,
-    Times,
-    cleaned,
+    both_cleanups,
     created_at,
     made_manager,
     owner,
     payload,
+    payload_size,
     sample,
     timings,
+    undisturbed,
     written_to,
 )
 
@@ -64,26 +64,13 @@ def measure_sqlite(
         began = time.perf_counter()
         ids = _fill(backend, sessions)
         filled, some = time.perf_counter() - began, sample(ids)
-        size = Path(backend.path).stat().st_size
+        each = {"file": Path(backend.path).stat().st_size / sessions}
         calls = timings(manager, some, [owner(number, sessions) for number in range(len(some))])
-        writers = written_to(manager, clock)
-
-        @contextmanager
-        def waits() -> Iterator[list[float]]:
-            with _writing(backend, writers) as taken:
-                yield taken
-
-        with waits() as undisturbed:
-            time.sleep(alone)
-        tenth = sessions // 10
-        clock.now = TENTH_OVER
-        at_once = one_delete(backend, tenth, clock.now)
-        first = cleaned(manager, tenth, sessions - tenth + WRITERS, waits, at_once)
-        clock.now = ALL_OVER
-        rest = cleaned(manager, sessions - tenth, WRITERS, waits)
-    data = len(_encode(payload(0)))
-    each = {"file": size / sessions}
-    return Scale("SQLite", sessions, data, filled, each, calls, Times.of(undisturbed), first, rest)
+        waits = partial(_writing, backend, written_to(manager, clock))
+        by_itself = undisturbed(waits, alone)
+        instead = partial(one_delete, backend)
+        tenth, rest = both_cleanups(manager, clock, sessions, waits, one_delete=instead)
+    return Scale("SQLite", sessions, payload_size(), filled, each, calls, by_itself, tenth, rest)
 
 
 def one_delete(backend: SQLiteBackend, expected: int, now: float) -> float:
