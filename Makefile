@@ -35,7 +35,7 @@ demo: $(VENV)/.demo
 	@PORT=$(PORT) $(PY) -m examples.demo
 
 bench: $(VENV)/.dev
-	@$(PY) -m tests.benchmarks
+	@$(PY) -m tests.benchmarks --asgi --flask --scale
 
 # The property tests with far more examples and new ones each time, and the tests marked `campaign`.
 campaign: $(VENV)/.test

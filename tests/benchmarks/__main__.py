@@ -1,4 +1,4 @@
-"""The benchmark: `python -m tests.benchmarks [--quick] [--json FILE] [--write docs/benchmarks.md]`."""
+"""The benchmarks: `python -m tests.benchmarks [--asgi] [--flask] [--scale] …`, `--help` for the rest."""
 
 from __future__ import annotations
 
@@ -6,43 +6,95 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.benchmarks import flask_report, report, scale_report
 from tests.benchmarks.apps import in_memory, in_sqlite
+from tests.benchmarks.flask_apps import Site, in_flask
+from tests.benchmarks.flask_report import FLASK_SECTION, FlaskFigures
 from tests.benchmarks.measure import Effort, measure
 from tests.benchmarks.micro import measure_steps
-from tests.benchmarks.report import Crowd, Figures, as_json, as_markdown, written_into
+from tests.benchmarks.redis_server import own_redis
+from tests.benchmarks.report import Crowd, Figures, written_into
+from tests.benchmarks.scale_memory import measure_memory
+from tests.benchmarks.scale_report import SCALE_SECTION, ScaleFigures
+from tests.benchmarks.scale_sqlite import measure_sqlite
+from tests.benchmarks.under_gunicorn import Spell, measure_served
 
-__all__ = ["main"]
+__all__ = ["main", "run", "run_flask", "run_scale"]
 
 _FULL, _QUICK = Effort(rounds=150, requests=50), Effort(rounds=6, requests=20)
+_FULL_SPELL, _QUICK_SPELL = Spell(rounds=11, seconds=0.4), Spell(rounds=2, seconds=0.1)
 _CROWD_REQUESTS = 4  # of each of many clients in one slice
 _CROWDS = (1, 64)  # clients at once
+_SESSIONS, _QUICK_SESSIONS, _FEWEST_SESSIONS = 1_000_000, 20_000, 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one part of the benchmarks found: its section of the document, and its figures."""
+
+    section: str
+    text: str
+    figures: dict[str, object]
 
 
 def main() -> int:
     """Measure, print the tables, and write what was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="a few rounds: to see that it runs, not to be quoted"
-    )
-    parser.add_argument("--memory", action="store_true", help="leave SQLite out")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    parser.add_argument("--write", type=Path, metavar="DOCUMENT", help="renew the figures in this document")
-    options = parser.parse_args()
-    figures = run(_QUICK if options.quick else _FULL, crowds=() if options.memory else _CROWDS)
-    text = as_markdown(figures)
-    print(text)
+    options = _parser().parse_args()
+    figures: dict[str, object] = {}
+    for part in _parts(options):
+        print(part.text, flush=True)
+        figures |= part.figures
+        if options.write is not None:
+            document = options.write.read_text(encoding="utf-8")
+            options.write.write_text(written_into(document, part.text, part.section), encoding="utf-8")
     if options.json is not None:
-        options.json.write_text(
-            json.dumps(as_json(figures), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-    if options.write is not None:
-        document = options.write.read_text(encoding="utf-8")
-        options.write.write_text(written_into(document, text), encoding="utf-8")
+        text = json.dumps(figures, indent=2, ensure_ascii=False)
+        options.json.write_text(text + "\n", encoding="utf-8")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    add = parser.add_argument
+    add("--asgi", action="store_true", help="the ASGI apps, and single steps: done if no part is named")
+    add("--flask", action="store_true", help="the Flask apps, in this process and under gunicorn")
+    add("--scale", action="store_true", help="many sessions at once, in memory and in SQLite")
+    add("--sessions", type=_number, metavar="N", help=f"how many that are (default {_SESSIONS:,})")
+    add("--quick", action="store_true", help="a few rounds: to see that it runs, not to be quoted")
+    add("--memory", action="store_true", help="of the ASGI apps, leave SQLite out")
+    add("--no-gunicorn", action="store_true", help="of the Flask apps, leave gunicorn out")
+    add("--json", type=Path, metavar="FILE", help="write every figure there")
+    add("--write", type=Path, metavar="DOCUMENT", help="renew the figures in this document")
+    return parser
+
+
+def _parts(options: argparse.Namespace) -> Iterator[_Part]:
+    effort = _QUICK if options.quick else _FULL
+    if options.asgi or not (options.flask or options.scale):
+        figures = run(effort, crowds=() if options.memory else _CROWDS)
+        yield _Part("figures", report.as_markdown(figures), report.as_json(figures))
+    if options.flask:
+        spell = None if options.no_gunicorn else _QUICK_SPELL if options.quick else _FULL_SPELL
+        flask = run_flask(effort, spell)
+        yield _Part(FLASK_SECTION, flask_report.as_markdown(flask), {"flask": flask_report.as_json(flask)})
+    if options.scale:
+        scale = run_scale(options.sessions or (_QUICK_SESSIONS if options.quick else _SESSIONS))
+        yield _Part(SCALE_SECTION, scale_report.as_markdown(scale), {"scale": scale_report.as_json(scale)})
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number < _FEWEST_SESSIONS:
+        raise argparse.ArgumentTypeError(f"found {number}, pass {_FEWEST_SESSIONS} at least")
+    return number
 
 
 def run(effort: Effort, *, crowds: tuple[int, ...] = _CROWDS) -> Figures:
@@ -50,7 +102,37 @@ def run(effort: Effort, *, crowds: tuple[int, ...] = _CROWDS) -> Figures:
     memory, _ = asyncio.run(measure(in_memory(), effort))
     measured = [_crowd(clients, effort) for clients in crowds]
     steps = measure_steps(effort.rounds)
-    return Figures(datetime.now(UTC).date().isoformat(), effort, memory, measured, steps)
+    return Figures(_today(), effort, memory, measured, steps)
+
+
+def run_flask(effort: Effort, spell: Spell | None) -> FlaskFigures:
+    """The Flask apps in this process, then under gunicorn. *spell*: None leaves gunicorn out."""
+    with TemporaryDirectory() as folder, own_redis(Path(folder)) as redis_url:
+        with in_flask(_site(folder, "here", redis_url)) as candidates:
+            cpu, wall = asyncio.run(measure(candidates, effort))
+        shares = None
+        if spell is not None:
+            shares = measure_served(_site(folder, "served", redis_url), spell)
+    return FlaskFigures(_today(), effort, cpu, wall, spell, shares)
+
+
+def run_scale(sessions: int) -> ScaleFigures:
+    """So many sessions in memory, in a process of its own, so that what it holds is known; then in SQLite."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        memory = process.submit(measure_memory, sessions).result()
+    with TemporaryDirectory() as folder:
+        sqlite = measure_sqlite(sessions, Path(folder))
+    return ScaleFigures(_today(), memory, sqlite)
+
+
+def _site(folder: str, name: str, redis_url: str | None) -> Site:
+    own = Path(folder, name)
+    own.mkdir()
+    return Site(own, redis_url)
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 def _crowd(clients: int, effort: Effort) -> Crowd:

@@ -17,12 +17,13 @@ from typing import Final, Literal, TypeAlias
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starsessions import InMemoryStore, SessionAutoloadMiddleware, load_session
 from starsessions import SessionMiddleware as StarSessions
 
 from session_middleware import SessionMiddleware
 from tests.benchmarks.naive import NaiveSQLiteMiddleware
+from tests.benchmarks.traffic import live
 
 __all__ = [
     "BARE",
@@ -39,6 +40,7 @@ __all__ = [
     "Case",
     "Page",
     "handlers",
+    "ignore",
     "in_memory",
     "in_sqlite",
 ]
@@ -65,7 +67,8 @@ Page: TypeAlias = Callable[[Request], bytes]
 # --- one app for all ---
 
 
-def _ignore(_: Request) -> bytes:
+def ignore(_: Request) -> bytes:
+    """The page that does not look at the session."""
     return b"ignored"
 
 
@@ -93,8 +96,8 @@ def _show(request: Request) -> bytes:
 
 
 PAGES: Final[dict[str, Page]] = {
-    "/none": _ignore,
-    "/untouched": _ignore,
+    "/none": ignore,
+    "/untouched": ignore,
     "/read": _read,
     "/write": _count,
     "/new": _begin,
@@ -108,22 +111,15 @@ def handlers(prepare: _Prepare | None = None, pages: dict[str, Page] = PAGES) ->
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await live(receive, send)
             return
         page = pages[scope["path"]]
         request = Request(scope, receive, send)
-        if prepare is not None and page is not _ignore:
+        if prepare is not None and page is not ignore:
             await prepare(request)
         await Response(page(request), media_type="text/plain")(scope, receive, send)
 
     return app
-
-
-async def _live(receive: Receive, send: Send) -> None:
-    for step in ("startup", "shutdown"):
-        await receive()
-        message: Message = {"type": f"lifespan.{step}.complete"}
-        await send(message)
 
 
 # --- the candidates ---
@@ -164,7 +160,7 @@ def in_sqlite(folder: Path) -> list[Candidate]:
 
 
 def _bare() -> Candidate:
-    pages: dict[str, Page] = dict.fromkeys(PAGES, _ignore)
+    pages: dict[str, Page] = dict.fromkeys(PAGES, ignore)
     return Candidate(BARE, handlers(pages=pages), frozenset(), has_session=False)
 
 

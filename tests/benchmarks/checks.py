@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from http import HTTPStatus
+
 from tests.benchmarks.apps import CASES, PAYLOAD, Candidate
 from tests.benchmarks.traffic import Answer, Browser, exchange
 
-__all__ = ["ClaimError", "check", "signed_in"]
+__all__ = ["ClaimError", "check", "check_still_signed_in", "signed_in"]
 
 
 class ClaimError(AssertionError):
@@ -37,6 +40,14 @@ async def signed_in(candidate: Candidate) -> Browser:
     if candidate.has_session and browser.cookie is None:
         raise ClaimError(f"{candidate.name}: a visitor who wrote got no cookie")
     return browser
+
+
+async def check_still_signed_in(candidate: Candidate, visitors: Iterable[Browser]) -> None:
+    """Raise `ClaimError` if a visitor's session was lost while it was measured: another case, then."""
+    for visitor in visitors if candidate.has_session else ():
+        answer = await exchange(candidate.app, visitor, "/read")
+        if answer.status != HTTPStatus.OK or answer.body != str(PAYLOAD["user"]).encode():
+            raise ClaimError(f"{candidate.name}: a session was lost during the measurement: {answer.body!r}")
 
 
 async def _check_new(candidate: Candidate) -> None:

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 
 from tests.benchmarks.apps import BARE, CASES, Candidate, Case
-from tests.benchmarks.checks import check, signed_in
+from tests.benchmarks.checks import check, check_still_signed_in, signed_in
 from tests.benchmarks.traffic import Browser, running, serve
+from tests.benchmarks.wsgi_traffic import WSGIServed
 
 __all__ = ["Effort", "Samples", "Spread", "as_json", "measure", "ratio"]
 
@@ -101,7 +102,8 @@ async def measure(
 ) -> tuple[Samples, Samples]:
     """CPU and wall time of each candidate (the bare one is among them), *clients* requests at once.
 
-    Each is checked first. Raises `ClaimError` for one that does not do what it claims.
+    Each is checked first, and its visitors afterwards. Raises `ClaimError` for one that does not do what it
+    claims.
     """
     cpu, wall = Samples(), Samples()
     async with AsyncExitStack() as stack:
@@ -111,6 +113,8 @@ async def measure(
             for number in range(effort.rounds):
                 order = ready if number % 2 == 0 else ready[::-1]
                 await _one_round(order, effort, cpu, wall)
+        for one in ready:
+            await check_still_signed_in(one.candidate, one.visitors)
     return cpu, wall
 
 
@@ -135,6 +139,8 @@ def _work(one: _Ready, case: Case, requests: int) -> tuple[Callable[[], Awaitabl
     """One slice, its scopes made beforehand, and how many requests it is."""
     app, path = one.candidate.app, f"/{case}"
     scopes = [[browser.scope(path) for _ in range(requests)] for browser in one.browsers(case)]
+    if isinstance(app, WSGIServed):
+        return app.slice_of([scope for own in scopes for scope in own]), requests * len(scopes)
     if len(scopes) == 1:
         return lambda: serve(app, scopes[0]), requests
     return lambda: asyncio.gather(*(serve(app, own) for own in scopes)), requests * len(scopes)

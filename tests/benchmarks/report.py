@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
@@ -27,11 +27,17 @@ __all__ = [
     "Goal",
     "as_json",
     "as_markdown",
+    "goal_row",
     "machine",
+    "overheads",
+    "spread",
+    "table",
+    "where_and_when",
     "written_into",
 ]
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+"""The marks of the section `figures`."""
 _PACKAGES = (
     "starlette",
     "starsessions",
@@ -89,9 +95,9 @@ GOALS = (
 def as_markdown(figures: Figures) -> str:
     """Everything, as sections of a document."""
     parts = [
-        _where_and_when(figures),
+        where_and_when(figures.day, figures.effort, figures.memory, machine()),
         "## In memory\n",
-        _overheads(figures.memory),
+        overheads(figures.memory),
         "## Ratios and goals\n",
         _goals(figures),
         *(part for crowd in figures.crowds for part in _crowd(crowd)),
@@ -118,44 +124,48 @@ def as_json(figures: Figures) -> dict[str, object]:
     }
 
 
-def machine() -> dict[str, str]:
-    """What it ran on, without anything that names the machine."""
+def machine(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """What it ran on, and with which *packages*, without anything that names the machine."""
     found = {"cores": str(os.cpu_count()), "system": f"{platform.system()} {platform.machine()}"}
     found["Python"] = f"{platform.python_implementation()} {platform.python_version()}"
     found["SQLite"] = sqlite3.sqlite_version
-    return found | {name: version(name) for name in _PACKAGES}
+    return found | {name: version(name) for name in packages}
 
 
-def written_into(document: str, text: str) -> str:
-    """*document* with *text* between its two marks. Raises `ValueError` if it lacks one."""
-    before, begins, rest = document.partition(BEGIN)
-    _, ends, after = rest.partition(END)
+def written_into(document: str, text: str, section: str = "figures") -> str:
+    """*document* with *text* between the two marks of *section*. Raises `ValueError` if it lacks one."""
+    begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
+    before, begins, rest = document.partition(begin)
+    _, ends, after = rest.partition(end)
     if not (begins and ends):
-        raise ValueError(f"the document lacks {BEGIN} … {END}: nowhere to put the figures")
-    return f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}"
+        raise ValueError(f"the document lacks {begin} … {end}: nowhere to put the figures")
+    return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
 
 
-def _where_and_when(figures: Figures) -> str:
-    named = ", ".join(f"{name} {value}" for name, value in machine().items())
+def where_and_when(day: str, effort: Effort, samples: Samples, found: Mapping[str, str]) -> str:
+    """The day, the effort, the machine (*found*), and how far equal slices lay apart."""
+    named = ", ".join(f"{name} {value}" for name, value in found.items())
     return (
-        f"Measured on {figures.day}, {figures.effort.rounds} rounds of {figures.effort.requests} requests.\n"
+        f"Measured on {day}, {effort.rounds} rounds of {effort.requests} requests.\n"
         f"{named}.\n"
-        f"Noise (quartile distance of equal slices, over their median): {figures.memory.noise():.0%}.\n"
+        f"Noise (quartile distance of equal slices, over their median): {samples.noise():.0%}.\n"
     )
 
 
-def _overheads(samples: Samples) -> str:
+def overheads(samples: Samples) -> str:
+    """A row per app, a column per case; the first row is the bare app's own cost."""
     bare = [BARE, *(f"{samples.bare(case).median:.1f}" for case in CASES)]
-    rows = [[app, *(_spread(samples.overhead(app, case)) for case in CASES)] for app in samples.apps()]
-    return _table(["µs over the bare app, median (quartiles)", *CASES], [bare, *rows])
+    rows = [[app, *(spread(samples.overhead(app, case)) for case in CASES)] for app in samples.apps()]
+    return table(["µs over the bare app, median (quartiles)", *CASES], [bare, *rows])
 
 
 def _goals(figures: Figures) -> str:
-    rows = [_goal_row(goal, found) for goal, found in _found(figures)]
-    return _table(["case", "ours", "against", "ratio", "goal", ""], rows)
+    rows = [goal_row(goal, found) for goal, found in _found(figures)]
+    return table(["case", "ours", "against", "ratio", "goal", ""], rows)
 
 
-def _goal_row(goal: Goal, found: float) -> list[str]:
+def goal_row(goal: Goal, found: float) -> list[str]:
+    """What is compared, the ratio found, and whether that reaches the goal."""
     ours = f"{goal.ours}, {goal.clients} at once" if goal.clients else goal.ours
     verdict = "reached" if found <= goal.most else "not reached"
     return [goal.case, ours, goal.peer, f"{found:.3f}", f"≤ {goal.most:.3g}", verdict]
@@ -174,7 +184,7 @@ def _crowd(crowd: Crowd) -> Iterator[str]:
     at_once = "one request at a time" if crowd.clients == 1 else f"{crowd.clients} clients at once"
     for name, samples in (("CPU time", crowd.cpu), ("wall time", crowd.wall)):
         yield f"## SQLite, {at_once}: {name}\n"
-        yield _overheads(samples)
+        yield overheads(samples)
         yield _crowd_ratios(samples)
 
 
@@ -188,17 +198,19 @@ def _steps(pairs: Iterable[Pair]) -> str:
         [pair.name, f"{pair.ours:.2f}", _or_dash(pair.theirs), _or_dash(pair.ratio), pair.goal]
         for pair in pairs
     ]
-    return _table(["step", "ours, µs", "theirs, µs", "ratio", "goal"], rows)
+    return table(["step", "ours, µs", "theirs, µs", "ratio", "goal"], rows)
 
 
 def _or_dash(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _spread(spread: Spread) -> str:
-    return f"{spread.median:.1f} ({spread.low:.1f} to {spread.high:.1f})"
+def spread(found: Spread, digits: int = 1) -> str:
+    """The median, and the quartiles in brackets."""
+    return f"{found.median:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown; all columns but the first hold figures."""
     rule = ["---", *("--:" for _ in head[1:])]
     return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))

@@ -1,7 +1,7 @@
 """A browser's requests as ASGI scopes, a cookie jar, and the plainest server that can call an app.
 
 Reading order: `Browser.scope`, `exchange` (one request, its answer looked at), `serve` (many, unlooked at),
-`running` (the app's lifespan).
+`running` (the app's lifespan), `live` (an app's part in it).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["COOKIE", "FOREIGN", "HEADERS", "Answer", "Browser", "exchange", "running", "serve"]
+__all__ = ["COOKIE", "FOREIGN", "HEADERS", "Answer", "Browser", "exchange", "live", "running", "serve"]
 
 COOKIE = "session"
 HEADERS = (
@@ -110,6 +110,14 @@ async def running(app: ASGIApp) -> AsyncIterator[None]:
     finally:
         await _step("shutdown", inbox, outbox)
         await task
+
+
+async def live(receive: Receive, send: Send) -> None:
+    """The lifespan of an app that has nothing to prepare."""
+    for step in ("startup", "shutdown"):
+        await receive()
+        message: Message = {"type": f"lifespan.{step}.complete"}
+        await send(message)
 
 
 async def _lifespan(
