@@ -19,7 +19,7 @@ PINNED = {
     "session_context_switched session_evicted session_conflict sessions_cleaned_up session_usage "
     "backend_recovered alert_cleared",
     "warning": "session_renewal_failed session_deletion_failed session_data_retrieval_failed "
-    "session_data_save_failed session_recovered session_suspicious_activity sessions_revoked request_refused alert_raised",
+    "session_data_save_failed session_suspicious_activity request_refused alert_raised",
     "error": "session_creation_failed sessions_cleanup_failed backend_unavailable",
 }
 
