@@ -27,7 +27,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "headers", "outage"),
     1: ("values", "policy", "blocking", "loops"),
     2: ("record",),
-    3: ("session", "cookies", "events", "backends.base", "backends.capabilities", "backends"),
+    3: ("session", "cookies", "events", "where", "backends.base", "backends.capabilities", "backends"),
     4: (
         "opening",
         "changes",
@@ -65,6 +65,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
 SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
     {
         ("backends.urls", "backends.memory"),  # an address names a backend
+        ("backends.capabilities", "where"),  # what a port finds sessions by
         ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
         ("wsgi_exchange", "housekeeping"),
         ("wsgi", "arguments"),
