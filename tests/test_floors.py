@@ -36,8 +36,11 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "backends.sql",
         "backends.coalesce",
         "backends.sqlite_handles",
+        "backends.births",
     ),
     5: (
+        "backends.sql_queries",
+        "backends.memory_queries",
         "plan",
         "core",
         "logging",
@@ -66,6 +69,8 @@ SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
     {
         ("backends.urls", "backends.memory"),  # an address names a backend
         ("backends.capabilities", "where"),  # what a port finds sessions by
+        ("backends.capabilities", "backends.base"),
+        ("backends.memory", "backends.memory_queries"),  # one class, in two files
         ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
         ("wsgi_exchange", "housekeeping"),
         ("wsgi", "arguments"),
@@ -91,7 +96,15 @@ LATE: frozenset[tuple[str, str]] = frozenset(
 # The core decides and performs without knowing what drives it.
 _DRIVING = frozenset(
     {
-        *("loops", "cleanup", "heartbeat", "backends.memory", "backends.coalesce", "backends.sqlite"),
+        *(
+            "loops",
+            "cleanup",
+            "heartbeat",
+            "backends.memory",
+            "backends.memory_queries",
+            "backends.coalesce",
+            "backends.sqlite",
+        ),
         *(f"backends.sqlite_{name}" for name in ("file", "handles", "batches", "links", "port", "async")),
     }
 )
