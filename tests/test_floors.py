@@ -27,7 +27,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "headers", "outage"),
     1: ("values", "policy", "blocking", "loops"),
     2: ("record",),
-    3: ("session", "cookies", "events", "backends.base", "backends.capabilities", "backends"),
+    3: ("session", "cookies", "events", "where", "backends.base", "backends.capabilities", "backends"),
     4: (
         "opening",
         "changes",
@@ -37,8 +37,11 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "backends.sql",
         "backends.coalesce",
         "backends.sqlite_handles",
+        "backends.births",
     ),
     5: (
+        "backends.sql_queries",
+        "backends.memory_queries",
         "plan",
         "core",
         "logging",
@@ -67,6 +70,9 @@ FLOORS: dict[int, tuple[str, ...]] = {
 SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
     {
         ("backends.urls", "backends.memory"),  # an address names a backend
+        ("backends.capabilities", "where"),  # what a port finds sessions by
+        ("backends.capabilities", "backends.base"),
+        ("backends.memory", "backends.memory_queries"),  # one class, in two files
         ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
         ("wsgi_exchange", "housekeeping"),
         ("wsgi", "arguments"),
@@ -92,7 +98,15 @@ LATE: frozenset[tuple[str, str]] = frozenset(
 # The core decides and performs without knowing what drives it.
 _DRIVING = frozenset(
     {
-        *("loops", "cleanup", "heartbeat", "backends.memory", "backends.coalesce", "backends.sqlite"),
+        *(
+            "loops",
+            "cleanup",
+            "heartbeat",
+            "backends.memory",
+            "backends.memory_queries",
+            "backends.coalesce",
+            "backends.sqlite",
+        ),
         *(f"backends.sqlite_{name}" for name in ("file", "handles", "batches", "links", "port", "async")),
     }
 )

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from session_middleware.backends.base import EndedRecord
 from session_middleware.record import Record, SessionId
+from session_middleware.where import Where
 
-__all__ = ["Bounded", "ByUser", "Counting", "Usage"]
+__all__ = ["Bounded", "ByUser", "Counting", "Iterating", "Page", "Position", "Usage"]
 
 
 @runtime_checkable
@@ -52,3 +54,36 @@ class Counting(Protocol):
 
     async def usage(self, now: float) -> Usage:
         """Figures for operators, cheap enough for each cleanup. May include what expired just now."""
+
+
+class Position(NamedTuple):
+    """Where a session stands in the order of creation, whether or not it still exists."""
+
+    created_at: float
+    id: SessionId
+
+
+class Page(NamedTuple):
+    """Some of the sessions that were asked for. `after` is where to go on; None: those were the last."""
+
+    records: Sequence[Record]
+    after: Position | None
+
+
+@runtime_checkable
+class Iterating(Protocol):
+    """Optional: a port that finds sessions by conditions, and ends those that it found."""
+
+    async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:
+        """Up to *limit* live sessions that match, newest created first, those of one moment by id.
+
+        Begins below *after*. Fewer than *limit*, even none, do not mean that no more follow: a call looks at
+        a bounded number of sessions, so that others do not wait for long. Whoever goes on until `after` is
+        None sees each session that was live and matched throughout exactly once. A record that cannot be
+        read is left out.
+        """
+
+    async def end_found(
+        self, ids: Sequence[SessionId], where: Where, now: float, reason: str, *, by: str | None = None
+    ) -> Sequence[EndedRecord]:
+        """End those of *ids* that are live and still match, at one moment; which ones were ended."""

@@ -1,7 +1,7 @@
 """Sessions in this process: thread-safe, bounded, exact, and gone with the process.
 
-Reading order: `MemoryBackend` (the seven methods, then the optional ones), `_Expiry` (which sessions may be
-due), `_Endings` (why sessions ended).
+Reading order: `MemoryBackend` (the seven methods, then the optional ones; more of those in `memory_queries`),
+`_Expiry` (which sessions may be due), `_Endings` (why sessions ended).
 
 One lock guards every change; `load` is a single dictionary look-up and needs none. Records are immutable, so
 what `load` hands out never changes under the reader.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from threading import Lock
 
@@ -23,7 +23,9 @@ from session_middleware.backends.base import (
     LoadAnswer,
     expiry_reason,
 )
+from session_middleware.backends.births import Births
 from session_middleware.backends.capabilities import Usage
+from session_middleware.backends.memory_queries import MemoryQueries
 from session_middleware.errors import BackendClosed, BackendFull, ConfigurationError
 from session_middleware.loops import sleep
 from session_middleware.record import (
@@ -43,7 +45,7 @@ from session_middleware.record import (
 __all__ = ["MemoryBackend"]
 
 
-class MemoryBackend:
+class MemoryBackend(MemoryQueries):
     """Records in a dictionary of this process; both colours share it.
 
     `max_records`: how many records it holds at most, expired ones that were not cleaned up yet included.
@@ -61,7 +63,8 @@ class MemoryBackend:
         self.max_records = max_records
         self._records: dict[SessionId, Record] = {}
         self._users: dict[str, dict[SessionId, None]] = {}
-        self._statuses: Counter[str] = Counter()
+        self._statuses: dict[str, dict[SessionId, None]] = {}
+        self._births = Births(self._records)
         self._created_sum = 0.0
         self._expiry = _Expiry()
         self._endings = _Endings()
@@ -184,7 +187,7 @@ class MemoryBackend:
             self._check_open()
             number = len(self._records)
             age = now - self._created_sum / number if number else None
-            return Usage(number, age, dict(+self._statuses))
+            return Usage(number, age, {status: len(ids) for status, ids in self._statuses.items()})
 
     # --- under the lock ---
 
@@ -199,7 +202,8 @@ class MemoryBackend:
                 self._expiry.add(one.id, one.deadline)
         self._records[record.id] = record
         self._created_sum += record.created_at
-        self._count_status(record.status, 1)
+        self._births.add(record)
+        self._file_status(record)
         self._expiry.add(record.id, record.deadline)
         if record.user_id is not None:
             self._users.setdefault(record.user_id, {})[record.id] = None
@@ -207,8 +211,8 @@ class MemoryBackend:
     def _replace(self, before: Record, after: Record) -> None:
         self._records[after.id] = after
         if before.status != after.status:
-            self._count_status(before.status, -1)
-            self._count_status(after.status, 1)
+            self._forget_status(before)
+            self._file_status(after)
         if after.deadline < before.deadline:
             self._expiry.add(after.id, after.deadline)  # a later slot is refiled when its time comes
         if before.user_id != after.user_id:
@@ -219,12 +223,19 @@ class MemoryBackend:
     def _remove(self, record: Record) -> None:
         del self._records[record.id]
         self._created_sum -= record.created_at
-        self._count_status(record.status, -1)
+        self._births.remove(record)
+        self._forget_status(record)
         self._forget_user(record)
 
-    def _count_status(self, status: str | None, by: int) -> None:
-        if status is not None:
-            self._statuses[status] += by
+    def _file_status(self, record: Record) -> None:
+        if record.status is not None:
+            self._statuses.setdefault(record.status, {})[record.id] = None
+
+    def _forget_status(self, record: Record) -> None:
+        if record.status is not None and (ids := self._statuses.get(record.status)) is not None:
+            ids.pop(record.id, None)
+            if not ids:
+                del self._statuses[record.status]
 
     def _forget_user(self, record: Record) -> None:
         if record.user_id is not None and (ids := self._users.get(record.user_id)) is not None:

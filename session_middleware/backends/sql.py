@@ -115,6 +115,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
              noted_at REAL NOT NULL
            )""",
     ),
+    (
+        "CREATE INDEX session_created ON session(created_at, id)",
+        # Few sessions of a web app have a status; those of jobs are asked for by it.
+        "CREATE INDEX session_status ON session(status, created_at) WHERE status IS NOT NULL",
+    ),
 )
 """What brings a file from each version to the next; `PRAGMA user_version` tells how many were applied."""
 

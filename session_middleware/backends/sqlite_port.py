@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from session_middleware.backends import sql, sqlite_file
+from session_middleware.backends import sql, sql_queries, sqlite_file
 from session_middleware.backends.base import EndedRecord, LoadAnswer
-from session_middleware.backends.capabilities import Usage
+from session_middleware.backends.capabilities import Page, Position, Usage
 from session_middleware.backends.coalesce import Outcome
 from session_middleware.backends.sql import Operation
 from session_middleware.backends.sqlite_batches import Wal, write
@@ -24,6 +24,7 @@ from session_middleware.backends.sqlite_file import Place, identity, open_connec
 from session_middleware.backends.sqlite_handles import Handle, keep_forever, let_go_before_forks
 from session_middleware.errors import BackendClosed, BackendError, BackendUnavailable, WrongProcess
 from session_middleware.record import Committed, CreateResult, Delta, Record, Refused, SessionId
+from session_middleware.where import Where
 
 __all__ = ["ATTEMPTS", "SQLitePort", "lost", "result_of"]
 
@@ -133,6 +134,18 @@ class SQLitePort:
                 statuses.update({} if status is None else {status: number})
             if after is None:
                 return Usage(sessions, now - created / sessions if sessions else None, dict(statuses))
+
+    async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:
+        """See `Iterating.find`."""
+        return await self._reading(lambda execute: sql_queries.find(execute, where, now, limit, after))
+
+    async def end_found(
+        self, ids: Sequence[SessionId], where: Where, now: float, reason: str, *, by: str | None = None
+    ) -> Sequence[EndedRecord]:
+        """See `Iterating.end_found`."""
+        return await self._writing(
+            lambda execute: sql_queries.end_found(execute, ids, where, now, reason, by)
+        )
 
     def _check_usable(self) -> None:
         if self._forked:
