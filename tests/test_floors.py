@@ -27,11 +27,12 @@ FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "headers", "outage"),
     1: ("values", "policy", "blocking", "loops"),
     2: ("record",),
-    3: ("session", "cookies", "events", "backends.base", "backends.capabilities", "backends"),
+    3: ("jobs", "session", "cookies", "events", "backends.base", "backends.capabilities", "backends"),
     4: (
         "opening",
         "changes",
         "activity",
+        "turns",
         "reporting",
         "backends.sql",
         "backends.coalesce",
@@ -64,6 +65,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
 # other; circles are found everywhere.
 SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
     {
+        ("session", "jobs"),  # a session shows what its job has put into it
         ("backends.urls", "backends.memory"),  # an address names a backend
         ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
         ("wsgi_exchange", "housekeeping"),

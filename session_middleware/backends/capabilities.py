@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from session_middleware.record import Record, SessionId
 
-__all__ = ["ByUser", "Counting", "Usage"]
+__all__ = ["ByUser", "Counting", "Leases", "Usage"]
 
 
 @runtime_checkable
@@ -44,3 +44,21 @@ class Counting(Protocol):
 
     async def usage(self, now: float) -> Usage:
         """Figures for operators, cheap enough for each cleanup. May include what expired just now."""
+
+
+@runtime_checkable
+class Leases(Protocol):
+    """Optional: a port that gives out leases: names that one holder has at a time, among all processes.
+
+    A lease is over at `until <= now`, whatever became of its holder; nobody needs to clean it up. Each of
+    these is atomic, and like everything here takes the time from its caller.
+    """
+
+    async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """Have *name* until *seconds* from now, if it is free, over, or this holder's. Whether that is so."""
+
+    async def renew_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """The same, but False once somebody else has had it. May be False as soon as it was over."""
+
+    async def release_lease(self, name: str, holder: str) -> bool:
+        """Give it back before its time. False, and nothing changes, if this holder does not have it."""

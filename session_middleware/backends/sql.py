@@ -50,6 +50,7 @@ __all__ = [
     "Operation",
     "Rows",
     "UsagePart",
+    "acquire_lease",
     "commit",
     "count",
     "create",
@@ -59,6 +60,8 @@ __all__ = [
     "list_user",
     "load",
     "record_of",
+    "release_lease",
+    "renew_lease",
     "usage_part",
 ]
 
@@ -113,6 +116,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
              ended_at REAL NOT NULL,
              ended_by TEXT,
              noted_at REAL NOT NULL
+           )""",
+    ),
+    (
+        """CREATE TABLE lease(
+             n INTEGER PRIMARY KEY,
+             name TEXT NOT NULL UNIQUE,
+             holder TEXT NOT NULL,
+             until REAL NOT NULL
            )""",
     ),
 )
@@ -465,3 +476,32 @@ def usage_part(execute: Execute, after: int | None, now: float) -> UsagePart:
     end = ends[0][0] if ends else _LAST_BUCKET
     rows = execute(f"{grouped} bucket>? AND bucket<=? GROUP BY status", (after, end)).fetchall()
     return rows, end if ends else None
+
+
+# --- leases --------------------------------------------------------------------------------------------
+
+
+def acquire_lease(execute: Execute, name: str, holder: str, seconds: float, now: float) -> bool:
+    """See `Leases.acquire_lease`. Drops what holders that died have left, the oldest first."""
+    execute(
+        "DELETE FROM lease WHERE until<=? AND name<>? AND n < (SELECT min(n) FROM lease) + ?",
+        (now, name, _TRIMMED_AT_ONCE),
+    )
+    taken = execute(
+        "INSERT INTO lease(name, holder, until) VALUES(?,?,?)"
+        " ON CONFLICT(name) DO UPDATE SET holder=excluded.holder, until=excluded.until"
+        " WHERE lease.holder=excluded.holder OR lease.until<=?",
+        (name, holder, now + seconds, now),
+    )
+    return taken.rowcount > 0
+
+
+def renew_lease(execute: Execute, name: str, holder: str, seconds: float, now: float) -> bool:
+    """See `Leases.renew_lease`."""
+    kept = execute("UPDATE lease SET until=? WHERE name=? AND holder=?", (now + seconds, name, holder))
+    return kept.rowcount > 0
+
+
+def release_lease(execute: Execute, name: str, holder: str) -> bool:
+    """See `Leases.release_lease`."""
+    return execute("DELETE FROM lease WHERE name=? AND holder=?", (name, holder)).rowcount > 0
