@@ -4,12 +4,13 @@ Each fact is a session key of its own, so parallel updates of one job merge, and
 session beside them takes nothing back. Keys that begin with `job:` are the jobs'; an app leaves them alone.
 
 Reading order: the keys, then what is read of them: `progress_of`, `results_of`, `error_of`, `moved_at`,
-`is_stuck`. Each takes a session (its values) or a record.
+`is_stuck`, `state_of`. Each takes a session (its values) or a record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from session_middleware.record import Record
 from session_middleware.values import JsonValue, decode_value
@@ -20,11 +21,13 @@ __all__ = [
     "MOVED_AT",
     "PROCESSING",
     "PROGRESS",
+    "JobState",
     "error_of",
     "is_stuck",
     "moved_at",
     "progress_of",
     "results_of",
+    "state_of",
 ]
 
 PROGRESS = "job:progress"
@@ -59,7 +62,7 @@ def error_of(source: Mapping[str, JsonValue] | Record) -> str | None:
 
 
 def moved_at(record: Record) -> float:
-    """When the job last said something, in seconds since the epoch. It never did: when the visitor was seen."""
+    """When the job last said something, or else the visitor was seen. Seconds since the epoch."""
     found = _value(record, MOVED_AT)
     return float(found) if isinstance(found, int | float) else record.last_seen_at
 
@@ -67,6 +70,25 @@ def moved_at(record: Record) -> float:
 def is_stuck(record: Record, now: float, stuck_after: float) -> bool:
     """Whether its status is `processing` and its job has said nothing for *stuck_after* seconds."""
     return record.status == PROCESSING and now - moved_at(record) >= stuck_after
+
+
+class JobState(NamedTuple):
+    """How a job is at one moment."""
+
+    status: str | None
+    progress: dict[str, JsonValue] | None
+    num_items: int
+    error_message: str | None
+
+    @property
+    def is_over(self) -> bool:
+        """It was completed, or failed."""
+        return self.status in {"completed", "failed"}
+
+
+def state_of(record: Record) -> JobState:
+    """Everything a job says of itself, but for its items, which may be large."""
+    return JobState(record.status, progress_of(record), len(results_of(record)), error_of(record))
 
 
 def _value(source: Mapping[str, JsonValue] | Record, name: str) -> JsonValue:

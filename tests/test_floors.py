@@ -56,7 +56,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     8: ("cleanup", "heartbeat", "backends.sqlite"),
     9: ("manager",),
-    10: ("exchange", "arguments", "housekeeping", "wsgi_exchange", "wsgi", "monitoring.*", "state.*"),
+    10: ("progress", "exchange", "arguments", "housekeeping", "wsgi_exchange", "wsgi", "monitoring.*", "state.*"),
     11: ("asgi", "typed", "fastapi", "flask", "streamlit", "cli", "dashboard.*", "testing.*"),
     12: ("__init__",),
 }

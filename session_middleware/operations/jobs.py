@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from session_middleware.errors import ConfigurationError
-from session_middleware.jobs import ERROR, ITEM, MOVED_AT, PROGRESS, results_of
+from session_middleware.jobs import ERROR, ITEM, MOVED_AT, PROGRESS, JobState, results_of, state_of
 from session_middleware.operations.base import OperationsBase, not_found
 from session_middleware.record import UNSET, Committed, Delta, Record, UnsetType, replace
 from session_middleware.values import JsonValue, check_size, encode_value
@@ -79,6 +79,11 @@ class JobOperations(OperationsBase):
         gone = tuple(name for number in results_of(record) if (name := _item(number)) not in kept)
         delta = await self._commit_job(record, self._moves(record, now, kept, gone), now)
         self._report_job(record, delta, now)
+
+    async def get_job(self, session_id: str) -> JobState | None:
+        """How the session's job is now; None if the session ended or never was."""
+        record = await self._load(session_id, self._core.clock())
+        return state_of(record) if isinstance(record, Record) else None
 
     # --- inside ---
 

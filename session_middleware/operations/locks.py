@@ -99,7 +99,7 @@ class LockOperations(OperationsBase):
         timeout: Duration = 10.0,  # noqa: ASYNC109  (as above)
         lease: Duration = 30.0,
     ) -> T:
-        """What *operation* answers, called once, in a `transaction`. Where this is awaited it may be `async`."""
+        """What *operation* answers, called once, in a `transaction`. May be `async` where this is awaited."""
         async with self.transaction(session_id, timeout=timeout, lease=lease) as session:
             return await _answer_of(operation(session))
 
@@ -247,7 +247,7 @@ class LockOperations(OperationsBase):
             self._core.turns.give_up(turn)
 
     async def _save_held(self, held: Held) -> None:
-        """Save on the version that was loaded; where others wrote, on theirs, if the session is still ours."""
+        """Save on the version that was loaded; where others wrote, on theirs, if the lease is still there."""
         session, now = held.session, self._core.clock()
         if is_settled(session, now):
             return
