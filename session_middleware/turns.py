@@ -63,8 +63,8 @@ class Turns:
         ahead: Turn | None = turn
         while ahead is not None and not ahead.is_first:
             runner = ahead.queue[0].runner
-            if runner is turn.runner or runner in seen:
-                return runner is turn.runner
+            if runner == turn.runner or runner in seen:
+                return runner == turn.runner
             seen.add(runner)
             ahead = self._waiting.get(runner)
         return False
