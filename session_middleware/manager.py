@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import fields
 from datetime import timedelta
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 from session_middleware.activity import ActiveRequest, Activity
 from session_middleware.backends.base import Backend, Colour, wrong_colour
@@ -23,11 +28,11 @@ from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.cleanup import Cleanup
 from session_middleware.cookies import CookieCodec, CookieSettings
-from session_middleware.core import Core
+from session_middleware.core import Core, Lease
 from session_middleware.errors import ConfigurationError
 from session_middleware.events import SessionEvent
 from session_middleware.heartbeat import Heartbeat
-from session_middleware.loops import Finisher
+from session_middleware.loops import Finisher, running_here, spawn
 from session_middleware.old_cookies import OldCookie, readers_of
 from session_middleware.operations import Operations
 from session_middleware.perform import Performer
@@ -44,6 +49,8 @@ __all__ = [
     "get_session_manager",
     "initialize_session_manager",
 ]
+
+T = TypeVar("T")
 
 _COOKIE_OPTIONS = tuple(field.name for field in fields(CookieSettings))
 _STRANGER = (
@@ -73,6 +80,7 @@ class ManagerOptions(PolicyOptions, total=False):
     cleanup_interval: Duration
     backend_timeout: Duration
     check_interval: Duration
+    stuck_after: Duration
     max_concurrent_requests: int | None
     max_requests_per_session: int | None
     log: bool
@@ -99,6 +107,7 @@ class SessionManager(Operations):
         backend_timeout: seconds a request waits for the backend before it answers 503. Default 5. In threads,
             where no call can be cut short, it bounds what the backend's port waits for others.
         check_interval: seconds within which the WebSocket of a revoked session is closed. Default 30.
+        stuck_after: seconds without a sign of life after which a `processing` session is stuck. Default 1800.
         max_concurrent_requests: more requests at once in this process get 503. None: no limit.
         max_requests_per_session: more requests of one session at once get 429. None: no limit.
         log: write events to the log. Default True.
@@ -120,6 +129,7 @@ class SessionManager(Operations):
         cleanup_interval: Duration = 300.0,
         backend_timeout: Duration = 5.0,
         check_interval: Duration = 30.0,
+        stuck_after: Duration = 1800.0,
         max_concurrent_requests: int | None = None,
         max_requests_per_session: int | None = None,
         log: bool = True,
@@ -146,6 +156,8 @@ class SessionManager(Operations):
             _clock("monotonic", monotonic),
             self.reporter,
             self,
+            running=running_here,
+            stuck_after=seconds("stuck_after", stuck_after),
         )
         self._started_at = clock()
         self._starts = 0
@@ -282,8 +294,7 @@ class SessionManager(Operations):
 
         Raises `BackendUnavailable` when the backend takes longer than `backend_timeout`.
         """
-        saving = super().save(session)
-        return await (saving if self._port.immediate else self.finisher.finish(saving))
+        return await self._whole(super().save(session))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -330,6 +341,12 @@ class SessionManager(Operations):
         }
 
     # --- inside ---
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        return await (work if self._port.immediate else self.finisher.finish(work))
+
+    def _keep(self, lease: Lease) -> Callable[[], None]:
+        return spawn(partial(self._keep_on, lease))
 
     def _live_sessions(self) -> int | None:
         if self._port.immediate and isinstance(self._port, Counting):
@@ -391,7 +408,8 @@ class SessionManager(Operations):
 class Blocking:
     """`manager.blocking`: the manager's operations as plain calls, over the backend's blocking port.
 
-    `manager.blocking.get_session(id)`, `with manager.blocking.track_request(id) as session: …`
+    `manager.blocking.get_session(id)`, `with manager.blocking.track_request(id) as session: …`,
+    `with manager.blocking.transaction(id) as session: …`
     """
 
     def __init__(self, manager: SessionManager, operations: Operations) -> None:
@@ -402,20 +420,15 @@ class Blocking:
         operation = getattr(self._operations, name)
         return lambda *args, **kwargs: run_blocking(operation(*args, **kwargs))
 
-    @contextmanager
-    def track_request(self, session: str | Session, path: str = "") -> Iterator[Session]:
+    def track_request(self, session: str | Session, path: str = "") -> AbstractContextManager[Session]:
         """As `SessionManager.track_request`, but nothing renews the session while the body runs."""
-        held = self._operations.track_request(session, path)
-        opened = run_blocking(_awaited(held.__aenter__))
-        try:
-            yield opened
-        except BaseException as problem:
-            if not run_blocking(
-                _awaited(partial(held.__aexit__, type(problem), problem, problem.__traceback__))
-            ):
-                raise
-        else:
-            run_blocking(_awaited(partial(held.__aexit__, None, None, None)))
+        return _plainly(self._operations.track_request(session, path))
+
+    def transaction(
+        self, session_id: str, *, timeout: Duration = 10.0, lease: Duration = 30.0
+    ) -> AbstractContextManager[Session]:
+        """As `SessionManager.transaction`, but nothing renews the lease: the body must be done by then."""
+        return _plainly(self._operations.transaction(session_id, timeout=timeout, lease=lease))
 
     def start(self) -> None:
         """Open the backend's blocking port."""
@@ -432,6 +445,20 @@ class Blocking:
     def __exit__(self, *_: object) -> Literal[False]:
         self.stop()
         return False
+
+
+@contextmanager
+def _plainly(held: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """The same for code without an event loop: entered and left by `run_blocking`."""
+    opened = run_blocking(_awaited(held.__aenter__))
+    try:
+        yield opened
+    except BaseException as problem:
+        leave = partial(held.__aexit__, type(problem), problem, problem.__traceback__)
+        if not run_blocking(_awaited(leave)):
+            raise
+    else:
+        run_blocking(_awaited(partial(held.__aexit__, None, None, None)))
 
 
 async def _awaited(call: Callable[[], Any]) -> Any:

@@ -27,12 +27,22 @@ FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "headers", "outage"),
     1: ("values", "policy", "blocking", "loops"),
     2: ("record",),
-    3: ("session", "cookies", "events", "where", "backends.base", "backends.capabilities", "backends"),
+    3: (
+        "jobs",
+        "session",
+        "cookies",
+        "events",
+        "where",
+        "backends.base",
+        "backends.capabilities",
+        "backends",
+    ),
     4: (
         "opening",
         "changes",
         "activity",
         "old_cookies",
+        "turns",
         "reporting",
         "backends.sql",
         "backends.coalesce",
@@ -60,7 +70,16 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     8: ("cleanup", "heartbeat", "backends.sqlite"),
     9: ("manager",),
-    10: ("exchange", "arguments", "housekeeping", "wsgi_exchange", "wsgi", "monitoring.*", "state.*"),
+    10: (
+        "progress",
+        "exchange",
+        "arguments",
+        "housekeeping",
+        "wsgi_exchange",
+        "wsgi",
+        "monitoring.*",
+        "state.*",
+    ),
     11: ("asgi", "typed", "fastapi", "flask", "streamlit", "cli", "dashboard.*", "testing.*"),
     12: ("__init__",),
 }
@@ -69,6 +88,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
 # other; circles are found everywhere.
 SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
     {
+        ("session", "jobs"),  # a session shows what its job has put into it
         ("backends.urls", "backends.memory"),  # an address names a backend
         ("backends.capabilities", "where"),  # what a port finds sessions by
         ("backends.capabilities", "backends.base"),

@@ -13,7 +13,7 @@ from session_middleware.backends.base import EndedRecord
 from session_middleware.record import Record, SessionId
 from session_middleware.where import Where
 
-__all__ = ["Bounded", "ByUser", "Counting", "Iterating", "Page", "Position", "Usage"]
+__all__ = ["Bounded", "ByUser", "Counting", "Iterating", "Leases", "Page", "Position", "Usage"]
 
 
 @runtime_checkable
@@ -87,3 +87,21 @@ class Iterating(Protocol):
         self, ids: Sequence[SessionId], where: Where, now: float, reason: str, *, by: str | None = None
     ) -> Sequence[EndedRecord]:
         """End those of *ids* that are live and still match, at one moment; which ones were ended."""
+
+
+@runtime_checkable
+class Leases(Protocol):
+    """Optional: a port that gives out leases: names that one holder has at a time, among all processes.
+
+    A lease is over at `until <= now`, whatever became of its holder; nobody needs to clean it up. Each of
+    these is atomic, and like everything here takes the time from its caller.
+    """
+
+    async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """Have *name* until *seconds* from now, if it is free, over, or this holder's. Whether that is so."""
+
+    async def renew_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """The same, but False once somebody else has had it. May be False as soon as it was over."""
+
+    async def release_lease(self, name: str, holder: str) -> bool:
+        """Give it back before its time. False, and nothing changes, if this holder does not have it."""

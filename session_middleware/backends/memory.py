@@ -68,6 +68,7 @@ class MemoryBackend(MemoryQueries):
         self._created_sum = 0.0
         self._expiry = _Expiry()
         self._endings = _Endings()
+        self._leases: dict[str, tuple[str, float]] = {}
         self._lock = Lock()
         self._closed = False
 
@@ -189,7 +190,45 @@ class MemoryBackend(MemoryQueries):
             age = now - self._created_sum / number if number else None
             return Usage(number, age, {status: len(ids) for status, ids in self._statuses.items()})
 
+    async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """See `Leases.acquire_lease`."""
+        with self._lock:
+            self._check_open()
+            has, until = self._leases.get(name, (holder, now))
+            if has != holder and until > now:
+                return False
+            if name not in self._leases:
+                self._drop_leases_that_are_over(now)
+            self._leases[name] = (holder, now + seconds)
+            return True
+
+    async def renew_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """See `Leases.renew_lease`."""
+        with self._lock:
+            self._check_open()
+            if name not in self._leases or self._leases[name][0] != holder:
+                return False
+            self._leases[name] = (holder, now + seconds)
+            return True
+
+    async def release_lease(self, name: str, holder: str) -> bool:
+        """See `Leases.release_lease`."""
+        with self._lock:
+            self._check_open()
+            if name not in self._leases or self._leases[name][0] != holder:
+                return False
+            del self._leases[name]
+            return True
+
     # --- under the lock ---
+
+    def _drop_leases_that_are_over(self, now: float) -> None:
+        """Those at the front: leases are made in the order of time, so nothing is scanned."""
+        while self._leases:
+            name = next(iter(self._leases))
+            if self._leases[name][1] > now:
+                break
+            del self._leases[name]
 
     def _check_open(self) -> None:
         if self._closed:

@@ -50,6 +50,7 @@ __all__ = [
     "Operation",
     "Rows",
     "UsagePart",
+    "acquire_lease",
     "commit",
     "count",
     "create",
@@ -59,6 +60,8 @@ __all__ = [
     "list_user",
     "load",
     "record_of",
+    "release_lease",
+    "renew_lease",
     "usage_part",
 ]
 
@@ -119,6 +122,12 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX session_created ON session(created_at, id)",
         # Few sessions of a web app have a status; those of jobs are asked for by it.
         "CREATE INDEX session_status ON session(status, created_at) WHERE status IS NOT NULL",
+        """CREATE TABLE lease(
+             n INTEGER PRIMARY KEY,
+             name TEXT NOT NULL UNIQUE,
+             holder TEXT NOT NULL,
+             until REAL NOT NULL
+           )""",
     ),
 )
 """What brings a file from each version to the next; `PRAGMA user_version` tells how many were applied."""
@@ -470,3 +479,32 @@ def usage_part(execute: Execute, after: int | None, now: float) -> UsagePart:
     end = ends[0][0] if ends else _LAST_BUCKET
     rows = execute(f"{grouped} bucket>? AND bucket<=? GROUP BY status", (after, end)).fetchall()
     return rows, end if ends else None
+
+
+# --- leases --------------------------------------------------------------------------------------------
+
+
+def acquire_lease(execute: Execute, name: str, holder: str, seconds: float, now: float) -> bool:
+    """See `Leases.acquire_lease`. Drops what holders that died have left, the oldest first."""
+    execute(
+        "DELETE FROM lease WHERE until<=? AND name<>? AND n < (SELECT min(n) FROM lease) + ?",
+        (now, name, _TRIMMED_AT_ONCE),
+    )
+    taken = execute(
+        "INSERT INTO lease(name, holder, until) VALUES(?,?,?)"
+        " ON CONFLICT(name) DO UPDATE SET holder=excluded.holder, until=excluded.until"
+        " WHERE lease.holder=excluded.holder OR lease.until<=?",
+        (name, holder, now + seconds, now),
+    )
+    return taken.rowcount > 0
+
+
+def renew_lease(execute: Execute, name: str, holder: str, seconds: float, now: float) -> bool:
+    """See `Leases.renew_lease`."""
+    kept = execute("UPDATE lease SET until=? WHERE name=? AND holder=?", (now + seconds, name, holder))
+    return kept.rowcount > 0
+
+
+def release_lease(execute: Execute, name: str, holder: str) -> bool:
+    """See `Leases.release_lease`."""
+    return execute("DELETE FROM lease WHERE name=? AND holder=?", (name, holder)).rowcount > 0

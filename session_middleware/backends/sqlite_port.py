@@ -147,6 +147,18 @@ class SQLitePort:
             lambda execute: sql_queries.end_found(execute, ids, where, now, reason, by)
         )
 
+    async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """See `Leases.acquire_lease`."""
+        return await self._writing(lambda execute: sql.acquire_lease(execute, name, holder, seconds, now))
+
+    async def renew_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """See `Leases.renew_lease`."""
+        return await self._writing(lambda execute: sql.renew_lease(execute, name, holder, seconds, now))
+
+    async def release_lease(self, name: str, holder: str) -> bool:
+        """See `Leases.release_lease`."""
+        return await self._writing(lambda execute: sql.release_lease(execute, name, holder))
+
     def _check_usable(self) -> None:
         if self._forked:
             raise WrongProcess(
