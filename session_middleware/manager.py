@@ -32,6 +32,7 @@ from session_middleware.core import Core, Lease
 from session_middleware.errors import ConfigurationError
 from session_middleware.events import SessionEvent
 from session_middleware.heartbeat import Heartbeat
+from session_middleware.lifetime import Lifetime
 from session_middleware.loops import Finisher, running_here, spawn
 from session_middleware.old_cookies import OldCookie, readers_of
 from session_middleware.operations import Operations
@@ -56,7 +57,6 @@ _COOKIE_OPTIONS = tuple(field.name for field in fields(CookieSettings))
 _STRANGER = (
     600.0  # seconds for which an unknown cookie tells of another process rather than of an old session
 )
-_DRAIN_STEP = 0.05  # seconds
 
 
 class CookieOptions(TypedDict, total=False):
@@ -160,9 +160,6 @@ class SessionManager(Operations):
             stuck_after=seconds("stuck_after", stuck_after),
         )
         self._started_at = clock()
-        self._starts = 0
-        self.is_closed = False
-        """Stopped; an entrance without a lifespan opens it again at its next request."""
         self._told_of_strangers = False
         super().__init__(core, self._performer_over(core, "async"))
         self.finisher = Finisher(self.backend_timeout)
@@ -241,45 +238,53 @@ class SessionManager(Operations):
         operations = Operations(self._core, self.blocking_performer)
         return Cleanup(self._core, operations.cleanup_expired, self.cleaner.interval)
 
+    @cached_property
+    def lifetime(self) -> Lifetime:
+        """From `start` to `stop`, with an event loop."""
+        return Lifetime(
+            self._core,
+            self._port,
+            began=self._begin,
+            ends=self.cleaner.stop,
+            drained=self.finisher.drain,
+            closed=self._mark_closed,
+        )
+
+    @cached_property
+    def blocking_lifetime(self) -> Lifetime:
+        """The same under `manager.blocking`, where a cleanup is for the entrance's thread to begin."""
+        life = Lifetime(
+            self._core,
+            self.blocking_performer.port,
+            began=self._announce,
+            ends=_nothing,
+            drained=_nothing_more,
+            closed=self._mark_closed,
+        )
+        life.is_closed = self.lifetime.is_closed
+        return life
+
     @property
     def is_started(self) -> bool:
-        """Between `start` and `stop`."""
-        return self._starts > 0
+        """Between `start` and `stop`, with an event loop."""
+        return self.lifetime.is_started
 
     # --- its life ---
 
     async def start(self) -> None:
         """Open the backend and begin the periodic cleanup. Started twice, it must be stopped twice."""
-        if self._starts == 0:
-            await self.open()
-            self.cleaner.start()
-            self._announce()
-        self._starts += 1
+        await self.lifetime.start()
 
     async def stop(self, timeout: float = 30.0) -> bool:  # noqa: ASYNC109  (its own drain, not a cancellation)
         """End the cleanup, let requests in flight finish for up to *timeout* seconds, close the backend.
 
         True if all of them did; those still open are reported.
         """
-        if self._starts > 1:
-            self._starts -= 1
-            return True
-        self._starts = 0
-        self.cleaner.stop()
-        deadline = self._core.monotonic() + timeout
-        while len(self._core.activity) and self._core.monotonic() < deadline:
-            await self._port.wait(_DRAIN_STEP)
-        await self.finisher.drain()
-        still_open = len(self._core.activity)
-        await self._port.close()
-        self.is_closed = True
-        self._say_goodbye(still_open)
-        return still_open == 0
+        return await self.lifetime.stop(timeout)
 
     async def open(self) -> None:
         """Open the backend, and nothing else. A no-op when it is open; the first use does it anyway."""
-        await self._port.open()
-        self.is_closed = False
+        await self.lifetime.open()
 
     @asynccontextmanager
     async def track_request(self, session: str | Session, path: str = "") -> AsyncIterator[Session]:
@@ -388,6 +393,16 @@ class SessionManager(Operations):
         )
         self.reporter.emit("backend_unavailable", None, None, now, operation="load", exception=remedy)
 
+    def _begin(self) -> None:
+        self.cleaner.start()
+        self._announce()
+
+    def _mark_closed(self) -> None:
+        """In both colours: they may share what was closed."""
+        self.lifetime.is_closed = True
+        if "blocking_lifetime" in self.__dict__:
+            self.blocking_lifetime.is_closed = True
+
     def _announce(self) -> None:
         self.reporter.emit(
             "session_manager_initialized",
@@ -398,11 +413,6 @@ class SessionManager(Operations):
             timeout=self.policy.idle_timeout,
             cleanup_interval=self.cleaner.interval,
         )
-
-    def _say_goodbye(self, still_open: int) -> None:
-        now = self._core.clock()
-        self.reporter.flush(now)
-        self.reporter.emit("session_manager_stopped", None, None, now, active_requests=still_open)
 
 
 class Blocking:
@@ -431,12 +441,16 @@ class Blocking:
         return _plainly(self._operations.transaction(session_id, timeout=timeout, lease=lease))
 
     def start(self) -> None:
-        """Open the backend's blocking port."""
-        run_blocking(self._operations._port.open())  # noqa: SLF001  (the same class family)
+        """As `SessionManager.start`, for the backend's blocking port; but no cleanup begins."""
+        run_blocking(self._manager.blocking_lifetime.start())
 
-    def stop(self) -> None:
-        """Close it."""
-        run_blocking(self._operations._port.close())  # noqa: SLF001  (the same class family)
+    def stop(self, timeout: float = 30.0) -> bool:
+        """As `SessionManager.stop`, for the blocking port."""
+        return run_blocking(self._manager.blocking_lifetime.stop(timeout))
+
+    def open(self) -> None:
+        """Open the blocking port, and nothing else. A no-op when it is open."""
+        run_blocking(self._manager.blocking_lifetime.open())
 
     def __enter__(self) -> Self:
         self.start()
@@ -459,6 +473,14 @@ def _plainly(held: AbstractAsyncContextManager[T]) -> Iterator[T]:
             raise
     else:
         run_blocking(_awaited(partial(held.__aexit__, None, None, None)))
+
+
+def _nothing() -> None:
+    """Stands for what only an event loop has."""
+
+
+async def _nothing_more() -> None:
+    """The same, to be awaited."""
 
 
 async def _awaited(call: Callable[[], Any]) -> Any:

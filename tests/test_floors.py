@@ -68,7 +68,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "backends.sqlite_async",
         "backends.sqlite_blocking",
     ),
-    8: ("cleanup", "heartbeat", "backends.sqlite"),
+    8: ("cleanup", "heartbeat", "lifetime", "backends.sqlite"),
     9: ("manager",),
     10: (
         "progress",
