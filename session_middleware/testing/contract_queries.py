@@ -140,6 +140,7 @@ async def _pages_do_not_shift_when_sessions_begin_and_end(make: MakePort) -> Non
     first = await _iterating(port).find(Where(), NOW, limit=4)
     _same([record.id for record in first.records], [_id(9), _id(8), _id(7), _id(6)], "the first page")
     await port.delete(_id(6), NOW, "logout")  # the very place to go on from
+    await port.delete(_id(7), NOW, "logout")  # one more than begin above it: they must not even out
     await port.delete(_id(4), NOW, "logout")
     await _created(port, 20, created_at=NOW)
     await _created(port, 21, created_at=NOW - 97.5)
