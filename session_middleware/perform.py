@@ -141,6 +141,11 @@ class Performer:
         return Life(self._policy(), self._manager)
 
     @property
+    def mint(self) -> Mint:
+        """Makes a new id and secret."""
+        return self._mint
+
+    @property
     def grace(self) -> float:
         """Seconds for which a superseded cookie still opens its session, by the policy."""
         return self._policy().grace

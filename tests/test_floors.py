@@ -26,7 +26,7 @@ PACKAGE = "session_middleware"
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "headers", "outage"),
     1: ("values", "policy", "blocking", "loops"),
-    2: ("record",),
+    2: ("record", "salvage"),
     3: (
         "jobs",
         "session",
@@ -51,6 +51,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     5: (
         "backends.sql_queries",
+        "backends.sql_mending",
         "backends.memory_queries",
         "plan",
         "core",

@@ -7,13 +7,24 @@ early as it can be known.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from session_middleware.backends.base import EndedRecord
 from session_middleware.record import Record, SessionId
 from session_middleware.where import Where
 
-__all__ = ["Bounded", "ByUser", "Counting", "Iterating", "Leases", "Page", "Position", "Usage"]
+__all__ = [
+    "Bounded",
+    "ByUser",
+    "Counting",
+    "Iterating",
+    "Leases",
+    "Page",
+    "Position",
+    "Salvaged",
+    "Salvaging",
+    "Usage",
+]
 
 
 @runtime_checkable
@@ -105,3 +116,22 @@ class Leases(Protocol):
 
     async def release_lease(self, name: str, holder: str) -> bool:
         """Give it back before its time. False, and nothing changes, if this holder does not have it."""
+
+
+class Salvaged(NamedTuple):
+    """What is stored for a session that cannot be decoded."""
+
+    fields: Mapping[str, Any]  # those of `Record` that can be read, but for `data`
+    packed: bytes  # the values, whatever they are
+    mark: object  # by which `mend` knows that it is still the same
+
+
+@runtime_checkable
+class Salvaging(Protocol):
+    """Optional: a port that can read parts of a damaged session, and put a whole one in its place."""
+
+    async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
+        """What is stored, damaged or not. None: nothing, or it has expired as far as that can be read."""
+
+    async def mend(self, record: Record, salvaged: Salvaged) -> bool:
+        """Put *record* in the place of what was salvaged; False if that is no longer what is there."""

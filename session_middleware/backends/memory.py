@@ -24,7 +24,7 @@ from session_middleware.backends.base import (
     expiry_reason,
 )
 from session_middleware.backends.births import Births
-from session_middleware.backends.capabilities import Usage
+from session_middleware.backends.capabilities import Salvaged, Usage
 from session_middleware.backends.memory_queries import MemoryQueries
 from session_middleware.errors import BackendClosed, BackendFull, ConfigurationError
 from session_middleware.loops import sleep
@@ -219,6 +219,24 @@ class MemoryBackend(MemoryQueries):
                 return False
             del self._leases[name]
             return True
+
+    async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
+        """See `Salvaging.salvage`. Only values can be damaged here."""
+        record = self._records.get(id)
+        if record is None or record.deadline <= now:
+            return None
+        fields = {name: getattr(record, name) for name in record.__struct_fields__ if name != "data"}
+        return Salvaged(fields, record.data.packed, record)
+
+    async def mend(self, record: Record, salvaged: Salvaged) -> bool:
+        """See `Salvaging.mend`."""
+        with self._lock:
+            self._check_open()
+            present = self._records.get(record.id)
+            if present is None or present is not salvaged.mark:
+                return False
+            self._replace(present, record)
+        return True
 
     # --- under the lock ---
 

@@ -1,6 +1,6 @@
 """Sessions as rows: the schema, every statement, and what each operation does inside a transaction.
 
-Reading order: `MIGRATIONS` (the tables), `record_of` / `_row_of` (row ↔ Record), then the operations. Each is
+Reading order: `MIGRATIONS` (the tables), `record_of` / `row_of` (row ↔ Record), then the operations. Each is
 a plain function of `execute` and is atomic because its caller runs it in one transaction; so many of them can
 share one. Nothing here opens, begins, commits or waits: ports do.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, get_type_hints
 
 import msgspec
 
@@ -44,7 +44,9 @@ from session_middleware.values import NO_VALUES, Values
 
 __all__ = [
     "APPLICATION_ID",
+    "COLUMNS",
     "ENDINGS_MOST",
+    "HEADER_TYPES",
     "MIGRATIONS",
     "Execute",
     "Operation",
@@ -57,11 +59,13 @@ __all__ = [
     "delete",
     "delete_expired",
     "delete_user",
+    "facts_of",
     "list_user",
     "load",
     "record_of",
     "release_lease",
     "renew_lease",
+    "row_of",
     "usage_part",
 ]
 
@@ -171,9 +175,12 @@ class _Facts(msgspec.Struct, array_like=True, frozen=True, gc=False):
     metadata: Mapping[str, Any]
 
 
+HEADER_TYPES: Final[Mapping[str, Any]] = get_type_hints(_Header)
+"""The first columns that are asked for, and what is in them."""
 _HEADER = _Header.__struct_fields__
 _DATA_AT = len(_HEADER)
-_COLUMNS = (*_HEADER, "bucket", "data")
+COLUMNS: Final = (*_HEADER, "bucket", "data")
+"""Those of the table but `n`."""
 
 # Only names of columns are put into these texts; values are always parameters.
 _SELECT = f"SELECT {','.join(_HEADER)},data FROM session"  # noqa: S608
@@ -181,8 +188,8 @@ _SELECT_ONE = f"{_SELECT} WHERE id=?"
 _SELECT_TO_CHANGE = f"SELECT {','.join(_HEADER)},data,bucket,n FROM session WHERE id=?"  # noqa: S608
 _SELECT_HEADER_TO_CHANGE = f"SELECT {','.join(_HEADER)},NULL,bucket,n FROM session WHERE id=?"  # noqa: S608
 _INSERT = (
-    f"INSERT INTO session({','.join(_COLUMNS)}) VALUES({','.join('?' * len(_COLUMNS))})"
-    f" ON CONFLICT(id) DO UPDATE SET {','.join(f'{name}=excluded.{name}' for name in _COLUMNS)}"
+    f"INSERT INTO session({','.join(COLUMNS)}) VALUES({','.join('?' * len(COLUMNS))})"
+    f" ON CONFLICT(id) DO UPDATE SET {','.join(f'{name}=excluded.{name}' for name in COLUMNS)}"
     " WHERE session.deadline<=?"
 )
 
@@ -193,7 +200,7 @@ _UPDATE_VALUES = "UPDATE session SET version=?, last_seen_at=?, deadline=?, data
 _UPDATE_STATE = "UPDATE session SET absolute_deadline=?, retained_until=?, idle_timeout=?, facts=? WHERE n=?"
 _UPDATE_FILING = "UPDATE session SET user_id=?, status=?, bucket=? WHERE n=?"  # what indexes are made of
 
-_facts_of = attrgetter(*_Facts.__struct_fields__)
+_facts_in = attrgetter(*_Facts.__struct_fields__)
 _limits_of = attrgetter("limit", "retained_until", "idle_timeout")
 _encode = msgspec.json.Encoder().encode
 _decode_facts = msgspec.json.Decoder(_Facts).decode
@@ -250,8 +257,8 @@ def _unreadable() -> SessionDataError:
     return SessionDataError("the stored record cannot be read; its row was left as it is")
 
 
-def _row_of(record: Record) -> tuple[Any, ...]:
-    """The values of `_COLUMNS`."""
+def row_of(record: Record) -> tuple[Any, ...]:
+    """The values of `COLUMNS`."""
     return (
         record.id,
         record.version,
@@ -269,10 +276,19 @@ def _row_of(record: Record) -> tuple[Any, ...]:
     )
 
 
+def facts_of(text: str) -> dict[str, Any]:
+    """The fields of a record that are in a column `facts`; none if it cannot be read."""
+    try:
+        facts = _decode_facts(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return {}
+    return {name: getattr(facts, name) for name in _Facts.__struct_fields__}
+
+
 def _packed(record: Record) -> str:
     """The record's `facts`."""
     try:
-        return _encode(_facts_of(record)).decode()
+        return _encode(_facts_in(record)).decode()
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as problem:
         raise SessionDataError("metadata must be JSON: text keys, and plain values") from problem
 
@@ -298,7 +314,7 @@ def create(execute: Execute, record: Record, now: float) -> CreateResult:
     """See `Port.create`."""
     if _ending(execute, record.id) is not None:
         return EXISTS
-    return CREATED if execute(_INSERT, (*_row_of(record), now)).rowcount else EXISTS
+    return CREATED if execute(_INSERT, (*row_of(record), now)).rowcount else EXISTS
 
 
 def commit(execute: Execute, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
@@ -327,7 +343,7 @@ def _update(execute: Execute, n: int, before: Record, after: Record) -> None:
     else:
         execute(_UPDATE_VALUES, (*times, after.data.packed, n))
     limits = _limits_of(after)
-    if limits != _limits_of(before) or _facts_of(after) != _facts_of(before):
+    if limits != _limits_of(before) or _facts_in(after) != _facts_in(before):
         execute(_UPDATE_STATE, (*limits, _packed(after), n))
 
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from session_middleware.backends import sql, sql_queries, sqlite_file
+from session_middleware.backends import sql, sql_mending, sql_queries, sqlite_file
 from session_middleware.backends.base import EndedRecord, LoadAnswer
-from session_middleware.backends.capabilities import Page, Position, Usage
+from session_middleware.backends.capabilities import Page, Position, Salvaged, Usage
 from session_middleware.backends.coalesce import Outcome
 from session_middleware.backends.sql import Operation
 from session_middleware.backends.sqlite_batches import Wal, write
@@ -158,6 +158,14 @@ class SQLitePort:
     async def release_lease(self, name: str, holder: str) -> bool:
         """See `Leases.release_lease`."""
         return await self._writing(lambda execute: sql.release_lease(execute, name, holder))
+
+    async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
+        """See `Salvaging.salvage`."""
+        return await self._reading(lambda execute: sql_mending.salvage(execute, id, now))
+
+    async def mend(self, record: Record, salvaged: Salvaged) -> bool:
+        """See `Salvaging.mend`."""
+        return await self._writing(lambda execute: sql_mending.mend(execute, record, salvaged))
 
     def _check_usable(self) -> None:
         if self._forked:

@@ -4,29 +4,29 @@ Like everything that touches a backend they are coroutines which await the metho
 `SessionManager` runs them over its async port; `manager.blocking` over the blocking one.
 
 Reading order: `base` (what they stand on), `sessions`, `users`, `cleaning`, `holding`, `queries`, `jobs`,
-`locks`.
+`locks`, `personal`, `recovery`.
 """
 
 from __future__ import annotations
 
-from session_middleware.operations.cleaning import CleaningOperations
 from session_middleware.operations.holding import HoldingOperations
 from session_middleware.operations.jobs import JobOperations
 from session_middleware.operations.locks import LockOperations
+from session_middleware.operations.personal import PersonalOperations
 from session_middleware.operations.queries import QueryOperations
+from session_middleware.operations.recovery import RecoveryOperations
 from session_middleware.operations.sessions import SessionOperations
-from session_middleware.operations.users import UserOperations
 
 __all__ = ["Operations"]
 
 
 class Operations(
     SessionOperations,
-    UserOperations,
-    CleaningOperations,
     HoldingOperations,
     JobOperations,
     LockOperations,
     QueryOperations,
+    PersonalOperations,
+    RecoveryOperations,
 ):
     """Everything a manager does with sessions, over one port."""

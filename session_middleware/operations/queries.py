@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, Unpack
 from session_middleware.backends.base import Port
 from session_middleware.backends.capabilities import Iterating, Position
 from session_middleware.errors import ConfigurationError, SessionNotFoundError
+from session_middleware.jobs import progress_of, results_of
 from session_middleware.operations.base import OperationsBase
 from session_middleware.policy import flag
 from session_middleware.record import Ended, Record, SessionId
@@ -63,7 +64,7 @@ class QueryOperations(OperationsBase):
         """The same sessions as rows for a table.
 
         `session_id, status, created_at, last_accessed` (seconds since the epoch), `age_hours, num_items` (how
-        many keys it holds), `progress` (as `set_progress` put it, or None).
+        many results its job has put into it), `progress` (as `set_progress` put it, or None).
         """
         sessions = await self.get_sessions(where, limit=limit, after=after, **conditions)
         now = self._core.clock()
@@ -213,6 +214,6 @@ def _row_of(session: Session, now: float) -> dict[str, JsonValue]:
         "created_at": created_at,
         "last_accessed": session.last_activity,
         "age_hours": None if created_at is None else max(0.0, now - created_at) / 3600,
-        "num_items": len(session),
-        "progress": session.metadata.get("progress"),
+        "num_items": len(results_of(session)),
+        "progress": progress_of(session),
     }

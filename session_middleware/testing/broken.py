@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from session_middleware.backends.base import Colour, EndedRecord, LoadAnswer, Port, wrong_colour
-from session_middleware.backends.capabilities import Page, Position
+from session_middleware.backends.capabilities import Page, Position, Salvaged
 from session_middleware.backends.memory import MemoryBackend
 from session_middleware.errors import SessionDataError
 from session_middleware.record import (
@@ -46,6 +46,7 @@ __all__ = [
     "LastWriteWins",
     "LateExpiry",
     "LeaseForTwo",
+    "MendsWhateverIsThere",
     "OverwritingCreate",
     "ReadModifyWriteCounters",
     "RepeatedCleanup",
@@ -334,6 +335,18 @@ class EndsWhatItFound(ShiftingPages):
         return await super().end_found(ids, Where(), now, reason, by=by)
 
 
+class MendsWhateverIsThere(HesitantBackend):
+    """Puts a mended session in the place of what is there by then, were it whole again or gone."""
+
+    async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
+        return await self.inner.salvage(id, now)
+
+    async def mend(self, record: Record, _: Salvaged) -> bool:
+        await self.overwrite(record, record.created_at)
+        self.inner._put(record)  # noqa: SLF001  (no question asked)
+        return True
+
+
 BROKEN: tuple[type[HesitantBackend], ...] = (
     LastWriteWins,
     UpsertSave,
@@ -351,5 +364,6 @@ BROKEN: tuple[type[HesitantBackend], ...] = (
     LeaseForTwo,
     ShiftingPages,
     EndsWhatItFound,
+    MendsWhateverIsThere,
 )
 """Every wrong backend of this module."""

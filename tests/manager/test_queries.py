@@ -102,8 +102,10 @@ def spoil(driven: Driven, session_id: str) -> None:
 
 
 def test_a_row_tells_what_a_table_shows(driven: Driven) -> None:
-    progress = {"current_step": 1, "total_steps": 4, "percentage": 25, "description": "half of half"}
-    one = driven.create_session(data={"a": 1, "b": 2}, metadata={"progress": progress})
+    progress = {"current_step": 1, "total_steps": 4, "percentage": 25.0, "description": "half of half"}
+    one = driven.create_session(data={"a": 1})
+    driven.set_items(one.id, ["first", "second"])
+    driven.set_progress(one.id, 1, 4, "half of half")
     two = driven.create_session(user_id="ada")
     driven.clock.now += 5400
     driven.renew_session(two.id)
