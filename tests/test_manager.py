@@ -55,6 +55,12 @@ class Driven:
             return self.manager.blocking.track_request(session)
         return self._tracked(self.runner, self.manager.track_request(session))
 
+    def transaction(self, session_id: str, **options: Any) -> AbstractContextManager[Session]:
+        """The same for a transaction."""
+        if self.runner is None:
+            return self.manager.blocking.transaction(session_id, **options)
+        return self._tracked(self.runner, self.manager.transaction(session_id, **options))
+
     @contextmanager
     def _tracked(self, runner: asyncio.Runner, held: Any) -> Iterator[Session]:
         async def enter() -> Session:

@@ -6,8 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +42,9 @@ def backend_of(where: str, folder: Path) -> MemoryBackend | SQLiteBackend:
 both = pytest.mark.parametrize("where", ["memory", "sqlite"])
 
 
-@contextmanager
-def transaction(driven: Driven, session_id: str, **options: Any) -> Iterator[Session]:
-    """A transaction, entered and left by this driver."""
-    if driven.runner is None:
-        with driven.manager.blocking.transaction(session_id, **options) as session:
-            yield session
-    else:
-        with driven._tracked(driven.runner, driven.manager.transaction(session_id, **options)) as session:
-            yield session
-
-
 def changed_in(driven: Driven, session_id: str, *meanwhile: Callable[[], object], **options: Any) -> None:
     """A transaction that sets "n" and "m", while this happens."""
-    with transaction(driven, session_id, **options) as session:
+    with driven.transaction(session_id, **options) as session:
         session["n"] = session["m"] = "late"
         for happens in meanwhile:
             happens()
@@ -101,7 +89,7 @@ def passing(driven: Driven, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_transaction_saves_at_its_end_and_gives_the_session_back(driven: Driven) -> None:
     made = driven.create_session(data={"n": 1})
-    with transaction(driven, made.id) as session:
+    with driven.transaction(made.id) as session:
         session["n"] += 1
         assert not taken_elsewhere(driven, made.id)
         assert driven.get_session(made.id)["n"] == 1
@@ -115,7 +103,7 @@ def test_after_an_exception_nothing_is_saved_and_the_session_is_free(driven: Dri
         raise KeyError
 
     made = driven.create_session(data={"n": 1})
-    with pytest.raises(KeyError), transaction(driven, made.id) as session:
+    with pytest.raises(KeyError), driven.transaction(made.id) as session:
         spoil(session)
     assert driven.get_session(made.id)["n"] == 1
     assert taken_elsewhere(driven, made.id)
@@ -125,14 +113,14 @@ def test_after_an_exception_nothing_is_saved_and_the_session_is_free(driven: Dri
 def test_a_transaction_that_only_reads_writes_nothing(driven: Driven) -> None:
     made = driven.create_session(data={"n": 1})
     before = driven.record(made.id)
-    with transaction(driven, made.id) as session:
+    with driven.transaction(made.id) as session:
         assert session["n"] == 1
     assert driven.record(made.id) == before
 
 
 @pytest.mark.parametrize("odd", ODD_IDS)
 def test_there_is_no_transaction_on_no_session(driven: Driven, odd: str) -> None:
-    with pytest.raises(SessionNotFoundError), transaction(driven, odd):
+    with pytest.raises(SessionNotFoundError), driven.transaction(odd):
         raise AssertionError("entered")
     assert driven.heard("session_data_retrieval_failed")
     assert taken_elsewhere(driven, odd)
@@ -140,7 +128,7 @@ def test_there_is_no_transaction_on_no_session(driven: Driven, odd: str) -> None
 
 def test_a_value_that_cannot_be_held_saves_nothing_and_frees_the_session(driven: Driven) -> None:
     made = driven.create_session(data={"n": 1})
-    with pytest.raises(SessionDataError, match="bad"), transaction(driven, made.id) as session:
+    with pytest.raises(SessionDataError, match="bad"), driven.transaction(made.id) as session:
         session["n"], session["bad"] = 2, object()
     assert dict(driven.get_session(made.id)) == {"n": 1}
     assert taken_elsewhere(driven, made.id)
@@ -152,7 +140,7 @@ def test_who_waits_too_long_for_another_holder_gets_a_lock_error(
     made = driven.create_session()
     waited = passing(driven, monkeypatch)
     assert taken_elsewhere(driven, made.id)
-    with pytest.raises(SessionLockError, match="timeout=2 s"), transaction(driven, made.id, timeout=2):
+    with pytest.raises(SessionLockError, match="timeout=2 s"), driven.transaction(made.id, timeout=2):
         raise AssertionError("entered")
     assert sum(waited) == pytest.approx(2)
     assert not driven.manager._core.turns._queues
@@ -161,7 +149,7 @@ def test_who_waits_too_long_for_another_holder_gets_a_lock_error(
 def test_a_timeout_of_zero_tries_once(driven: Driven) -> None:
     made = driven.create_session()
     assert taken_elsewhere(driven, made.id)
-    with pytest.raises(SessionLockError), transaction(driven, made.id, timeout=0):
+    with pytest.raises(SessionLockError), driven.transaction(made.id, timeout=0):
         raise AssertionError("entered")
 
 
@@ -171,7 +159,7 @@ def test_a_holder_that_died_is_followed_once_its_lease_is_over(
     made = driven.create_session()
     waited = passing(driven, monkeypatch)
     assert taken_elsewhere(driven, made.id, 5.0)
-    with transaction(driven, made.id) as session:
+    with driven.transaction(made.id) as session:
         session["n"] = 1
     assert sum(waited) == pytest.approx(5, abs=0.06)
     assert driven.get_session(made.id)["n"] == 1
@@ -226,7 +214,7 @@ def test_a_holder_whose_clock_is_ahead_is_caught_by_the_version(driven: Driven) 
 
 def test_a_lease_that_is_over_but_that_nobody_took_still_saves(driven: Driven) -> None:
     made = driven.create_session()
-    with transaction(driven, made.id, lease=5) as session:
+    with driven.transaction(made.id, lease=5) as session:
         session["n"] = 1
         driven.clock.advance(6)
     assert driven.get_session(made.id)["n"] == 1
@@ -234,7 +222,7 @@ def test_a_lease_that_is_over_but_that_nobody_took_still_saves(driven: Driven) -
 
 def test_what_others_save_under_other_keys_merges(driven: Driven) -> None:
     made = driven.create_session(data={"n": 1, "gone": 1, "hits": 0})
-    with transaction(driven, made.id) as session:
+    with driven.transaction(made.id) as session:
         session["n"] = 2
         session.increment("hits")
         driven.update_session(made.id, {"other": 1}, unset=["gone"])
@@ -277,7 +265,7 @@ def test_a_login_meanwhile_is_not_written_over(driven: Driven) -> None:
 
 def test_what_the_body_saves_itself_is_no_conflict(driven: Driven) -> None:
     made = driven.create_session(data={"n": (1, 2)})
-    with transaction(driven, made.id) as session:
+    with driven.transaction(made.id) as session:
         session["n"] = (3, 4)
         assert driven.save(session)
         session["n"] = (5, 6)
@@ -286,7 +274,7 @@ def test_what_the_body_saves_itself_is_no_conflict(driven: Driven) -> None:
 
 def test_a_logout_in_the_body_ends_the_session(driven: Driven) -> None:
     made = driven.create_session()
-    with transaction(driven, made.id) as session:
+    with driven.transaction(made.id) as session:
         session.logout()
     assert driven.record(made.id) is None
 
@@ -294,7 +282,7 @@ def test_a_logout_in_the_body_ends_the_session(driven: Driven) -> None:
 @pytest.mark.parametrize(("option", "value"), [("timeout", -1), ("lease", 0), ("lease", "long")])
 def test_an_illegal_duration_is_named(driven: Driven, option: str, value: Any) -> None:
     made = driven.create_session()
-    with pytest.raises(ConfigurationError, match=option), transaction(driven, made.id, **{option: value}):
+    with pytest.raises(ConfigurationError, match=option), driven.transaction(made.id, **{option: value}):
         raise AssertionError("entered")
 
 
