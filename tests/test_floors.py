@@ -52,6 +52,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: (
         "backends.sql_queries",
         "backends.sql_mending",
+        "backends.sql_figures",
         "backends.memory_queries",
         "plan",
         "core",

@@ -6,7 +6,7 @@ The caller holds the lock of the backend throughout.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from session_middleware.backends.capabilities import Position
 from session_middleware.record import Record, SessionId
@@ -44,7 +44,7 @@ class Births:
             del self._minutes[minute]
             del self._order[bisect_left(self._order, minute)]
 
-    def newest(self, below: Position) -> Iterator[Position]:
+    def newest_below(self, below: Position) -> Iterator[Position]:
         """Where sessions stand, from just below this place to the oldest."""
         top = len(self._order)
         if below.created_at < float("inf"):
@@ -55,6 +55,33 @@ class Births:
             for index in range(bisect_left(places, below) - 1, -1, -1):
                 if places[index].id in ids:  # else it ended since they were sorted
                     yield places[index]
+
+    def number_after(self, time: float) -> int:
+        """How many were created later than this."""
+        minute = _minute_of(time)
+        later = self._order[bisect_right(self._order, minute) :]
+        number = sum(len(self._minutes[one]) for one in later)
+        return number + sum(self._records[id_].created_at > time for id_ in self._minutes.get(minute, ()))
+
+    def oldest(self, gone: Collection[SessionId]) -> float | None:
+        """When the oldest was created that is not among *gone*; None: there is none."""
+        return self._first(self._order, min, gone)
+
+    def newest(self, gone: Collection[SessionId]) -> float | None:
+        """The same of the newest."""
+        return self._first(reversed(self._order), max, gone)
+
+    def _first(
+        self,
+        minutes: Iterable[int],
+        extreme: Callable[[Iterable[float]], float],
+        gone: Collection[SessionId],
+    ) -> float | None:
+        for minute in minutes:
+            times = [self._records[id_].created_at for id_ in self._minutes[minute] if id_ not in gone]
+            if times:
+                return extreme(times)
+        return None
 
     def _places(self, minute: int) -> Sequence[Position]:
         if self._sorted is None or self._sorted[0] != minute:

@@ -67,6 +67,25 @@ class Counting(Protocol):
         """Figures for operators, cheap enough for each cleanup. May include what expired just now."""
 
 
+class Summary(NamedTuple):
+    """Figures over the live sessions, and how old they are."""
+
+    usage: Usage
+    oldest: float | None  # age in seconds; None where there are no sessions
+    newest: float | None
+    younger: Sequence[int]  # how many are younger than each of the ages that were asked for
+
+
+@runtime_checkable
+class Summarizing(Protocol):
+    """Optional: a port that sums up its sessions itself, without handing them out."""
+
+    async def summary(self, now: float, ages: Sequence[float]) -> Summary:
+        """Figures for operators, by these *ages* in seconds. In parts, so that others do not wait for long;
+        may be off by what begins and ends meanwhile. What has expired is not counted.
+        """
+
+
 class Position(NamedTuple):
     """Where a session stands in the order of creation, whether or not it still exists."""
 

@@ -65,7 +65,7 @@ class MemoryBackend(MemoryQueries):
         self._users: dict[str, dict[SessionId, None]] = {}
         self._statuses: dict[str, dict[SessionId, None]] = {}
         self._births = Births(self._records)
-        self._created_sum = 0.0
+        self._created_sum = 0  # ms: adding up floats would drift
         self._expiry = _Expiry()
         self._endings = _Endings()
         self._leases: dict[str, tuple[str, float]] = {}
@@ -177,18 +177,16 @@ class MemoryBackend(MemoryQueries):
             return [id_ for id_ in ids if self._end(id_, now, reason, by)]
 
     async def count(self, now: float) -> int:
-        """See `Counting.count`. Looks at every record; for figures, not for requests."""
+        """See `Counting.count`."""
         with self._lock:
             self._check_open()
-            return sum(record.deadline > now for record in self._records.values())
+            return len(self._records) - len(self._expired(now))
 
     async def usage(self, now: float) -> Usage:
         """See `Counting.usage`. Kept up to date by every change, so it costs nothing."""
         with self._lock:
             self._check_open()
-            number = len(self._records)
-            age = now - self._created_sum / number if number else None
-            return Usage(number, age, {status: len(ids) for status, ids in self._statuses.items()})
+            return self._usage_without((), now)
 
     async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
         """See `Leases.acquire_lease`."""
@@ -248,6 +246,11 @@ class MemoryBackend(MemoryQueries):
                 break
             del self._leases[name]
 
+    def _expired(self, now: float) -> list[Record]:
+        """What has expired and was not cleaned up yet."""
+        records = (self._records.get(id_) for id_ in self._expiry.may_be_due(now))
+        return [record for record in records if record is not None and record.deadline <= now]
+
     def _check_open(self) -> None:
         if self._closed:
             raise BackendClosed("the memory backend was closed: call open(), or start() the manager, first")
@@ -258,7 +261,7 @@ class MemoryBackend(MemoryQueries):
             for one in self._records.values():
                 self._expiry.add(one.id, one.deadline)
         self._records[record.id] = record
-        self._created_sum += record.created_at
+        self._created_sum += round(record.created_at * 1000)
         self._births.add(record)
         self._file_status(record)
         self._expiry.add(record.id, record.deadline)
@@ -279,7 +282,7 @@ class MemoryBackend(MemoryQueries):
 
     def _remove(self, record: Record) -> None:
         del self._records[record.id]
-        self._created_sum -= record.created_at
+        self._created_sum -= round(record.created_at * 1000)
         self._births.remove(record)
         self._forget_status(record)
         self._forget_user(record)
@@ -337,6 +340,12 @@ class _Expiry:
             heapq.heappush(self._order, slot)
         self._slots[slot].append(id_)
         self.filed += 1
+
+    def may_be_due(self, now: float) -> set[SessionId]:
+        """The ids of all that may have expired, and stay where they are."""
+        last = int(now // self._SLOT) + 1
+        slots = [slot for slot in self._order if slot <= last]
+        return {id_ for slot in slots for id_ in self._slots[slot]}
 
     def due(self, now: float) -> Iterator[SessionId]:
         """Take out, one by one, the ids of slots that have begun."""
