@@ -25,6 +25,7 @@ from session_middleware.backends.base import (
 )
 from session_middleware.backends.births import Births
 from session_middleware.backends.capabilities import Salvaged, Usage
+from session_middleware.backends.memory_caps import MemoryCaps, Ranks
 from session_middleware.backends.memory_queries import MemoryQueries
 from session_middleware.errors import BackendClosed, BackendFull, ConfigurationError
 from session_middleware.loops import sleep
@@ -45,7 +46,7 @@ from session_middleware.record import (
 __all__ = ["MemoryBackend"]
 
 
-class MemoryBackend(MemoryQueries):
+class MemoryBackend(MemoryQueries, MemoryCaps):
     """Records in a dictionary of this process; both colours share it.
 
     `max_records`: how many records it holds at most, expired ones that were not cleaned up yet included.
@@ -68,6 +69,7 @@ class MemoryBackend(MemoryQueries):
         self._created_sum = 0  # ms: adding up floats would drift
         self._expiry = _Expiry()
         self._endings = _Endings()
+        self._ranks: Ranks | None = None  # made when somebody asks which sessions go first
         self._leases: dict[str, tuple[str, float]] = {}
         self._lock = Lock()
         self._closed = False
@@ -105,15 +107,7 @@ class MemoryBackend(MemoryQueries):
         """See `Port.create`."""
         with self._lock:
             self._check_open()
-            present = self._records.get(record.id)
-            if self._endings.get(record.id) is not None or (present is not None and present.deadline > now):
-                return EXISTS
-            if present is not None:
-                self._remove(present)
-            if len(self._records) >= self.max_records:
-                raise BackendFull(f"the memory backend holds max_records={self.max_records} sessions already")
-            self._put(record)
-        return CREATED
+            return EXISTS if self._is_taken(record, now) else self._insert(record)
 
     async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         """See `Port.commit`."""
@@ -137,23 +131,9 @@ class MemoryBackend(MemoryQueries):
 
     async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
         """See `Port.delete_expired`. Looks only at sessions whose time slot has passed."""
-        ended: list[EndedRecord] = []
         with self._lock:
             self._check_open()
-            for id_ in self._expiry.due(now):
-                record = self._records.get(id_)
-                if record is None:
-                    continue
-                if record.deadline > now:
-                    self._expiry.add(id_, record.deadline)
-                    continue
-                self._remove(record)
-                reason = expiry_reason(record)
-                self._endings.add(id_, Ended(reason, record.deadline), now)
-                ended.append(EndedRecord(id_, record.user_id, reason, record.created_at))
-                if len(ended) >= limit:
-                    break
-        return ended
+            return self._remove_expired(now, limit)
 
     async def wait(self, seconds: float) -> None:
         """Suspends; the blocking twin sleeps."""
@@ -246,6 +226,42 @@ class MemoryBackend(MemoryQueries):
                 break
             del self._leases[name]
 
+    def _is_taken(self, record: Record, now: float) -> bool:
+        present = self._records.get(record.id)
+        is_live = present is not None and present.deadline > now
+        return is_live or self._endings.get(record.id) is not None
+
+    def _insert(self, record: Record) -> CreateResult:
+        present = self._records.get(record.id)
+        if present is not None:  # it has expired
+            self._remove(present)
+        if len(self._records) >= self.max_records:
+            raise BackendFull(f"the memory backend holds max_records={self.max_records} sessions already")
+        self._put(record)
+        return CREATED
+
+    def _remove_expired(self, now: float, limit: int) -> list[EndedRecord]:
+        ended: list[EndedRecord] = []
+        if limit <= 0:
+            return ended
+        for id_ in self._expiry.due(now):
+            record = self._records.get(id_)
+            if record is None:
+                continue
+            if record.deadline > now:
+                self._expiry.add(id_, record.deadline)
+                continue
+            ended.append(self._expire(record, now))
+            if len(ended) >= limit:
+                break
+        return ended
+
+    def _expire(self, record: Record, now: float) -> EndedRecord:
+        self._remove(record)
+        reason = expiry_reason(record)
+        self._endings.add(record.id, Ended(reason, record.deadline), now)
+        return EndedRecord(record.id, record.user_id, reason, record.created_at)
+
     def _expired(self, now: float) -> list[Record]:
         """What has expired and was not cleaned up yet."""
         records = (self._records.get(id_) for id_ in self._expiry.may_be_due(now))
@@ -265,11 +281,15 @@ class MemoryBackend(MemoryQueries):
         self._births.add(record)
         self._file_status(record)
         self._expiry.add(record.id, record.deadline)
+        if self._ranks is not None:
+            self._ranks.note(record)
         if record.user_id is not None:
             self._users.setdefault(record.user_id, {})[record.id] = None
 
     def _replace(self, before: Record, after: Record) -> None:
         self._records[after.id] = after
+        if self._ranks is not None:
+            self._ranks.note(after)
         if before.status != after.status:
             self._forget_status(before)
             self._file_status(after)

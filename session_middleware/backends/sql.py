@@ -59,6 +59,7 @@ __all__ = [
     "delete",
     "delete_expired",
     "delete_user",
+    "expire_rows",
     "facts_of",
     "first_bucket",
     "list_user",
@@ -376,21 +377,27 @@ def delete_expired(execute: Execute, now: float, most: int) -> tuple[list[EndedR
     bucket = int(now // _BUCKET)
     due = execute("SELECT n FROM session WHERE bucket<=? ORDER BY bucket LIMIT ?", (bucket, most)).fetchall()
     numbers = [n for (n,) in due]
-    marks = ",".join("?" * len(due))
-    rows = execute(
-        f"DELETE FROM session WHERE n IN ({marks}) AND deadline<=?"  # noqa: S608  (question marks)
-        " RETURNING id, user_id, created_at, deadline, absolute_deadline, retained_until",
-        (*numbers, now),
-    ).fetchall()
-    if len(rows) < len(due):
+    ended = expire_rows(execute, numbers, now)
+    if len(ended) < len(due):
+        marks = ",".join("?" * len(due))
         execute(
             "UPDATE session SET bucket=max(?, min(CAST(deadline/? AS INTEGER), ?) + 1)"  # noqa: S608  (as above)
             f" WHERE n IN ({marks})",
             (bucket + 1, _BUCKET, LAST_BUCKET, *numbers),
         )
+    return ended, len(due)
+
+
+def expire_rows(execute: Execute, numbers: Sequence[int], now: float) -> list[EndedRecord]:
+    """Remove those of these rows that have expired."""
+    rows = execute(
+        f"DELETE FROM session WHERE n IN ({','.join('?' * len(numbers))}) AND deadline<=?"  # noqa: S608  (question marks)
+        " RETURNING id, user_id, created_at, deadline, absolute_deadline, retained_until",
+        (*numbers, now),
+    ).fetchall()
     expired = [_expired(row) for row in rows]
     _note(execute, [(ended.id, Ended(ended.reason, at)) for ended, at in expired], now)
-    return [ended for ended, _ in expired], len(due)
+    return [ended for ended, _ in expired]
 
 
 def _expired(row: Sequence[Any]) -> tuple[EndedRecord, float]:
