@@ -41,7 +41,7 @@ Matcher: TypeAlias = Callable[[Scope], bool]
 
 _ACCEPTED = 101  # the status of an accepted WebSocket
 _ERROR = 500  # from this status on, nothing but an ending is saved
-_RETRY_AFTER = b"2"  # seconds
+_RETRY_AFTER = 2  # seconds
 _PROCESS = token_hex(4)  # tells request ids of several processes apart
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _PHRASES = {429: b"Too many requests for one session", 503: b"Service unavailable, try again in a moment"}
@@ -74,7 +74,7 @@ class Entrance:
         self.name = self.codec.settings.session_cookie
         self.immediate = self.performer.port.immediate
         self.importer = Importer(self.performer, manager.import_from) if manager.import_from else None
-        limited = manager.max_requests_per_session is not None
+        limited = manager.max_requests_per_session is not None or manager.rate_limit is not None
         self.opens_first = not self.immediate or limited or eager
         # What every request asks for, looked up once: properties of the manager, and constant.
         self.activity = manager.activity
@@ -106,6 +106,7 @@ class Exchange(ActiveRequest):
     life: Life | None = None  # what the cookies opened, where that was found out before the first look
     old: Sighting | None = None  # a cookie of another package, where there is none of ours
     status = 0
+    retry_after = _RETRY_AFTER
     now = 0.0  # seconds since the epoch, read once per phase
     began = 0.0  # monotonic seconds, of an observed request
     started = False  # the response has left
@@ -260,6 +261,8 @@ class Exchange(ActiveRequest):
         """Count it among the requests of its session, looked at or not; False if that are too many."""
         manager = self.entrance.manager
         limit = manager.max_requests_per_session
+        if not await self._comes_in_time(record):
+            return False
         if limit is None:
             return True
         active = len(manager.activity.holding(record.id))
@@ -271,6 +274,17 @@ class Exchange(ActiveRequest):
         manager.activity.hold(self, counted, self.now)
         self.held = None  # until it looks, it renews nothing
         return True
+
+    async def _comes_in_time(self, record: Record) -> bool:
+        """Count it for the rate limit; False if it was refused for that."""
+        rate_limit = self.entrance.manager.rate_limit
+        wait = None if rate_limit is None else rate_limit.wait_of(record.id)
+        if rate_limit is None or wait is None:
+            return True
+        self.retry_after = ceil(wait)
+        active = len(self.entrance.manager.activity.holding(record.id))
+        await self._refuse(429, active=active, limit=rate_limit.text)
+        return False
 
     def _open_now(self, session: Session) -> None:
         """The first look, over a backend that answers at once."""
@@ -459,7 +473,7 @@ class Exchange(ActiveRequest):
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(phrase)),
-            (b"retry-after", _RETRY_AFTER),
+            (b"retry-after", b"%d" % self.retry_after),
             (b"cache-control", b"no-store"),
         ]
         start: Message = {"type": "http.response.start", "status": status, "headers": headers}

@@ -249,7 +249,7 @@ class _Request(PlainExchange):
     def refusal(self) -> HTTPException:
         """Why there is no session."""
         kind = TooManyRequests if self.status == TooManyRequests.code else ServiceUnavailable
-        return kind("Sessions are not available, try again in a moment", retry_after=_RETRY_AFTER)
+        return kind("Sessions are not available, try again in a moment", retry_after=self.retry_after)
 
     @property
     def is_full(self) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import fields
 from datetime import timedelta
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypedDict, TypeVar, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypedDict, TypeVar, Unpack, get_args
 
 from session_middleware.activity import ActiveRequest, Activity
 from session_middleware.backends.base import Backend, Colour, wrong_colour
@@ -42,6 +42,9 @@ from session_middleware.policy import Duration, Policy, PolicyOptions, flag, sec
 from session_middleware.record import SessionId
 from session_middleware.reporting import Reporter
 from session_middleware.session import Session
+
+if TYPE_CHECKING:
+    from session_middleware.rates import RateLimit
 
 __all__ = [
     "Blocking",
@@ -88,6 +91,7 @@ class ManagerOptions(PolicyOptions, total=False):
     on_too_many: OnTooMany
     max_concurrent_requests: int | None
     max_requests_per_session: int | None
+    rate_limit: str | None
     client_facts: bool | ClientFacts
     log: bool
     log_context: bool
@@ -122,6 +126,8 @@ class SessionManager(Operations):
             first, "reject" refuses it (`SessionCapacityError`, 503).
         max_concurrent_requests: more requests at once in this process get 503. None: no limit.
         max_requests_per_session: more requests of one session at once get 429. None: no limit.
+        rate_limit: more requests of one session than these get 429, counted in this process: "100/minute", or
+            several ("5/second;100/minute"). Needs the extra `rate-limit`. Default None: no limit.
         client_facts: keep the client's network (an address cut to /24 or /48) and user agent in
             `metadata["client"]` when a request creates a session or signs in. False: nothing; or a function
             of the scope that answers what to keep. Default True.
@@ -150,6 +156,7 @@ class SessionManager(Operations):
         on_too_many: OnTooMany = "evict_oldest",
         max_concurrent_requests: int | None = None,
         max_requests_per_session: int | None = None,
+        rate_limit: str | None = None,
         client_facts: bool | ClientFacts = True,
         log: bool = True,
         log_context: bool = True,
@@ -166,6 +173,7 @@ class SessionManager(Operations):
         self.backend_timeout = seconds("backend_timeout", backend_timeout)
         self.max_concurrent_requests = _limit("max_concurrent_requests", max_concurrent_requests)
         self.max_requests_per_session = _limit("max_requests_per_session", max_requests_per_session)
+        self.rate_limit = _rate_limit(rate_limit, clock)
         self.client_facts = client_facts_of(client_facts)
         """What is kept of a client in `metadata["client"]`; None: nothing."""
         self.log_context = flag("log_context", log_context)
@@ -550,6 +558,18 @@ def _clock(name: str, clock: Callable[[], float]) -> Callable[[], float]:
             f"{name}: found {type(clock).__name__}, pass a function that answers seconds"
         )
     return clock
+
+
+def _rate_limit(text: str | None, clock: Callable[[], float]) -> RateLimit | None:
+    if text is None:
+        return None
+    try:
+        from session_middleware.rates import RateLimit  # noqa: PLC0415  (optional)
+    except ImportError as problem:
+        raise ConfigurationError(
+            'rate_limit: it needs another package: pip install "session_middleware[rate-limit]"'
+        ) from problem
+    return RateLimit(text, clock)
 
 
 def _limit(name: str, value: int | None) -> int | None:

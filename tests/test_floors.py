@@ -25,7 +25,7 @@ PACKAGE = "session_middleware"
 # itself, and `folder.*` is whatever lies in the folder.
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "headers", "outage"),
-    1: ("values", "policy", "blocking", "loops"),
+    1: ("values", "policy", "blocking", "loops", "rates"),
     2: ("record", "salvage", "client"),
     3: (
         "jobs",
@@ -128,6 +128,7 @@ _DRIVING = frozenset(
             "loops",
             "cleanup",
             "heartbeat",
+            "rates",
             "backends.memory",
             "backends.memory_queries",
             "backends.memory_caps",
@@ -148,7 +149,7 @@ UNSAFE_CALLS = frozenset({"eval", "exec"})
 
 # What `import session_middleware` may not bring along.
 OPTIONAL = frozenset(
-    {"aiosqlite", "click", "fastapi", "flask", "psycopg", "redis", "streamlit", "trio", "uvicorn"},
+    {"aiosqlite", "click", "fastapi", "flask", "limits", "psycopg", "redis", "streamlit", "trio", "uvicorn"},
 )
 
 
