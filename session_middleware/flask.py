@@ -475,12 +475,14 @@ def _commands(app: Flask) -> AppGroup:
     group = AppGroup("session", help="List, revoke and clean up sessions.")
 
     @group.command("list")
-    @click.argument("user")
-    def list_sessions(user: str) -> None:
-        """The live sessions of USER, newest first."""
-        for session in manager_of(app).blocking.get_user_sessions(user):
+    @click.argument("user", required=False)
+    @click.option("--limit", default=100, show_default=True, help="How many at most.")
+    def list_sessions(user: str | None, limit: int) -> None:
+        """The live sessions, or those of USER, newest first."""
+        for session in manager_of(app).blocking.get_sessions(user_id=user, limit=limit):
             seen = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(session.last_activity))
-            click.echo(f"{session.id}  seen {seen} UTC  keys {', '.join(sorted(session)) or '-'}")
+            keys = ", ".join(sorted(session)) or "-"
+            click.echo(f"{session.id}  user {session.user_id or '-'}  seen {seen} UTC  keys {keys}")
 
     @group.command("revoke")
     @click.argument("session_id", required=False)
