@@ -52,7 +52,9 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: (
         "backends.sql_queries",
         "backends.sql_mending",
+        "backends.sql_figures",
         "backends.memory_queries",
+        "backends.memory_figures",
         "plan",
         "core",
         "logging",
@@ -93,7 +95,8 @@ SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
         ("backends.urls", "backends.memory"),  # an address names a backend
         ("backends.capabilities", "where"),  # what a port finds sessions by
         ("backends.capabilities", "backends.base"),
-        ("backends.memory", "backends.memory_queries"),  # one class, in two files
+        ("backends.memory", "backends.memory_queries"),  # one class, in three files
+        ("backends.memory", "backends.memory_figures"),
         ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
         ("wsgi_exchange", "housekeeping"),
         ("wsgi", "arguments"),
@@ -125,6 +128,7 @@ _DRIVING = frozenset(
             "heartbeat",
             "backends.memory",
             "backends.memory_queries",
+            "backends.memory_figures",
             "backends.coalesce",
             "backends.sqlite",
         ),

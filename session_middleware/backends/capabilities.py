@@ -14,9 +14,12 @@ from session_middleware.record import Record, SessionId
 from session_middleware.where import Where
 
 __all__ = [
+    "Aggregates",
+    "Aggregating",
     "Bounded",
     "ByUser",
     "Counting",
+    "Epochal",
     "Iterating",
     "Leases",
     "Page",
@@ -67,6 +70,29 @@ class Counting(Protocol):
         """Figures for operators, cheap enough for each cleanup. May include what expired just now."""
 
 
+class Aggregates(NamedTuple):
+    """Figures over the live sessions; ages are in seconds, and None where there are no sessions."""
+
+    sessions: int
+    by_status: Mapping[str, int]  # sessions without a status are left out
+    by_age: tuple[int, ...]  # younger than the first bound, then up to each next one, then the others
+    average_age: float | None
+    oldest_age: float | None
+    newest_age: float | None
+
+
+@runtime_checkable
+class Aggregating(Protocol):
+    """Optional: a port that computes statistics where the sessions are."""
+
+    async def aggregate(self, now: float, bounds: tuple[float, ...]) -> Aggregates:
+        """Figures over the sessions live at *now*, by age too: *bounds* are ages in seconds, ascending.
+
+        Cheap at a million sessions, and others do not wait for long: it may look at them in parts, so what
+        begins, ends or changes meanwhile may count or not.
+        """
+
+
 class Position(NamedTuple):
     """Where a session stands in the order of creation, whether or not it still exists."""
 
@@ -98,6 +124,21 @@ class Iterating(Protocol):
         self, ids: Sequence[SessionId], where: Where, now: float, reason: str, *, by: str | None = None
     ) -> Sequence[EndedRecord]:
         """End those of *ids* that are live and still match, at one moment; which ones were ended."""
+
+
+@runtime_checkable
+class Epochal(Protocol):
+    """Optional: a port that can end every session created before a moment, in one write."""
+
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        """From now on a session created before *t*, which is at most *now*, is ended, for every operation.
+
+        `load` answers `Ended(reason, now, by)`, as it does for what expired; `create` may replace it. The
+        records themselves are removed by `delete_expired`, each reported once, with this reason unless its
+        deadline came first. A backend keeps one such moment, with the last reason; it goes forward only.
+        False, and nothing changes, where the one that is kept is not earlier. No record that is stored, and
+        none that is stored later, is exempt, so a record's `created_at` is never set back.
+        """
 
 
 @runtime_checkable

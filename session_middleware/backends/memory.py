@@ -1,7 +1,7 @@
 """Sessions in this process: thread-safe, bounded, exact, and gone with the process.
 
-Reading order: `MemoryBackend` (the seven methods, then the optional ones; more of those in `memory_queries`),
-`_Expiry` (which sessions may be due), `_Endings` (why sessions ended).
+Reading order: `MemoryBackend` (the seven methods, then the optional ones; more of those in `memory_queries` and
+`memory_figures`), `_Expiry` (which sessions may be due), `_Endings` (why sessions ended).
 
 One lock guards every change; `load` is a single dictionary look-up and needs none. Records are immutable, so
 what `load` hands out never changes under the reader.
@@ -12,19 +12,23 @@ from __future__ import annotations
 import heapq
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from threading import Lock
 
 from session_middleware.backends.base import (
     ENDINGS_KEPT,
     ENDINGS_KEPT_AT_LEAST,
+    NO_EPOCH,
     Colour,
     EndedRecord,
+    Epoch,
     LoadAnswer,
-    expiry_reason,
+    ending_of,
 )
 from session_middleware.backends.births import Births
-from session_middleware.backends.capabilities import Salvaged, Usage
+from session_middleware.backends.capabilities import Salvaged
+from session_middleware.backends.memory_figures import MemoryFigures
 from session_middleware.backends.memory_queries import MemoryQueries
 from session_middleware.errors import BackendClosed, BackendFull, ConfigurationError
 from session_middleware.loops import sleep
@@ -45,7 +49,7 @@ from session_middleware.record import (
 __all__ = ["MemoryBackend"]
 
 
-class MemoryBackend(MemoryQueries):
+class MemoryBackend(MemoryQueries, MemoryFigures):
     """Records in a dictionary of this process; both colours share it.
 
     `max_records`: how many records it holds at most, expired ones that were not cleaned up yet included.
@@ -68,6 +72,7 @@ class MemoryBackend(MemoryQueries):
         self._created_sum = 0.0
         self._expiry = _Expiry()
         self._endings = _Endings()
+        self._epoch = NO_EPOCH
         self._leases: dict[str, tuple[str, float]] = {}
         self._lock = Lock()
         self._closed = False
@@ -97,8 +102,8 @@ class MemoryBackend(MemoryQueries):
         if record is None or self._closed:
             self._check_open()
             return self._endings.get(id)
-        if record.deadline <= now:
-            return Ended(expiry_reason(record), record.deadline)
+        if record.deadline <= now or record.created_at < self._epoch.before:
+            return ending_of(record, self._epoch, now)
         return record
 
     async def create(self, record: Record, now: float) -> CreateResult:
@@ -106,7 +111,9 @@ class MemoryBackend(MemoryQueries):
         with self._lock:
             self._check_open()
             present = self._records.get(record.id)
-            if self._endings.get(record.id) is not None or (present is not None and present.deadline > now):
+            if self._endings.get(record.id) is not None or (
+                present is not None and self._lives(present, now)
+            ):
                 return EXISTS
             if present is not None:
                 self._remove(present)
@@ -120,7 +127,7 @@ class MemoryBackend(MemoryQueries):
         with self._lock:
             self._check_open()
             record = self._records.get(id)
-            if record is None or record.deadline <= now:
+            if record is None or not self._lives(record, now):
                 return GONE
             applied = apply(record, delta, now)
             if isinstance(applied, Refused):
@@ -147,13 +154,21 @@ class MemoryBackend(MemoryQueries):
                 if record.deadline > now:
                     self._expiry.add(id_, record.deadline)
                     continue
-                self._remove(record)
-                reason = expiry_reason(record)
-                self._endings.add(id_, Ended(reason, record.deadline), now)
-                ended.append(EndedRecord(id_, record.user_id, reason, record.created_at))
+                ended.append(self._removed(record, now))
                 if len(ended) >= limit:
                     break
+            swept = islice(self._births.created_before(self._epoch.before), limit - len(ended))
+            ended += [self._removed(record, now) for record in list(swept)]
         return ended
+
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        """See `Epochal.end_all_before`."""
+        with self._lock:
+            self._check_open()
+            if t <= self._epoch.before:
+                return False
+            self._epoch = Epoch(t, now, reason, by)
+        return True
 
     async def wait(self, seconds: float) -> None:
         """Suspends; the blocking twin sleeps."""
@@ -164,7 +179,7 @@ class MemoryBackend(MemoryQueries):
         with self._lock:
             self._check_open()
             records = [self._records[id_] for id_ in self._users.get(user_id, ())]
-        live = [record for record in records if record.deadline > now]
+        live = [record for record in records if self._lives(record, now)]
         return sorted(live, key=lambda record: (record.created_at, record.id), reverse=True)
 
     async def delete_user(
@@ -175,20 +190,6 @@ class MemoryBackend(MemoryQueries):
             self._check_open()
             ids = [id_ for id_ in self._users.get(user_id, ()) if id_ not in keep]
             return [id_ for id_ in ids if self._end(id_, now, reason, by)]
-
-    async def count(self, now: float) -> int:
-        """See `Counting.count`. Looks at every record; for figures, not for requests."""
-        with self._lock:
-            self._check_open()
-            return sum(record.deadline > now for record in self._records.values())
-
-    async def usage(self, now: float) -> Usage:
-        """See `Counting.usage`. Kept up to date by every change, so it costs nothing."""
-        with self._lock:
-            self._check_open()
-            number = len(self._records)
-            age = now - self._created_sum / number if number else None
-            return Usage(number, age, {status: len(ids) for status, ids in self._statuses.items()})
 
     async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
         """See `Leases.acquire_lease`."""
@@ -223,7 +224,7 @@ class MemoryBackend(MemoryQueries):
     async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
         """See `Salvaging.salvage`. Only values can be damaged here."""
         record = self._records.get(id)
-        if record is None or record.deadline <= now:
+        if record is None or not self._lives(record, now):
             return None
         fields = {name: getattr(record, name) for name in record.__struct_fields__ if name != "data"}
         return Salvaged(fields, record.data.packed, record)
@@ -252,6 +253,21 @@ class MemoryBackend(MemoryQueries):
         if self._closed:
             raise BackendClosed("the memory backend was closed: call open(), or start() the manager, first")
 
+    def _lives(self, record: Record, now: float) -> bool:
+        return record.deadline > now and record.created_at >= self._epoch.before
+
+    def _filed_until(self, now: float) -> Iterable[SessionId]:
+        return self._expiry.filed_until(now)
+
+    def _removed(self, record: Record, now: float) -> EndedRecord:
+        """Takes out what has ended by itself; what it is reported as."""
+        ended = ending_of(record, self._epoch, now)
+        if ended is None:
+            raise RuntimeError("a live session was about to be removed")
+        self._remove(record)
+        self._endings.add(record.id, ended, now)
+        return EndedRecord(record.id, record.user_id, ended.reason, record.created_at)
+
     def _put(self, record: Record) -> None:
         if self._expiry.filed > 2 * len(self._records) + 10_000:  # of sessions that have long ended
             self._expiry = _Expiry()
@@ -270,6 +286,7 @@ class MemoryBackend(MemoryQueries):
         if before.status != after.status:
             self._forget_status(before)
             self._file_status(after)
+            self._births.change_status(before, after)
         if after.deadline < before.deadline:
             self._expiry.add(after.id, after.deadline)  # a later slot is refiled when its time comes
         if before.user_id != after.user_id:
@@ -302,7 +319,7 @@ class MemoryBackend(MemoryQueries):
 
     def _end(self, id_: SessionId, now: float, reason: str, by: str | None) -> bool:
         record = self._records.get(id_)
-        if record is None or record.deadline <= now:
+        if record is None or not self._lives(record, now):
             return False
         self._remove(record)
         self._endings.add(id_, Ended(reason, now, by), now)
@@ -337,6 +354,15 @@ class _Expiry:
             heapq.heappush(self._order, slot)
         self._slots[slot].append(id_)
         self.filed += 1
+
+    def filed_until(self, now: float) -> Iterator[SessionId]:
+        """The ids that may be due by now, some of them twice. Nothing is taken out."""
+        last, places = int(now // self._SLOT) + 1, [0]
+        while places:
+            place = places.pop()
+            if place < len(self._order) and self._order[place] <= last:
+                yield from self._slots[self._order[place]]
+                places += (2 * place + 1, 2 * place + 2)  # in a heap, what lies below a slot is later
 
     def due(self, now: float) -> Iterator[SessionId]:
         """Take out, one by one, the ids of slots that have begun."""

@@ -36,6 +36,9 @@ class MemoryQueries:
     def _check_open(self) -> None: ...
 
     @abstractmethod
+    def _lives(self, record: Record, now: float) -> bool: ...
+
+    @abstractmethod
     def _end(self, id_: SessionId, now: float, reason: str, by: str | None) -> bool: ...
 
     async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:
@@ -68,7 +71,7 @@ class MemoryQueries:
             if where.created_after is not None and place.created_at < where.created_after:
                 break
             record = self._records[place.id]
-            if record.deadline > now and where.matches(record):
+            if self._lives(record, now) and where.matches(record):
                 found.append(record)
             if len(found) >= limit or seen >= _SEEN_AT_ONCE:
                 return Page(found, place)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from session_middleware.backends import sql, sql_mending, sql_queries, sqlite_file
+from session_middleware.backends import sql, sql_figures, sql_mending, sql_queries, sqlite_file
 from session_middleware.backends.base import EndedRecord, LoadAnswer
-from session_middleware.backends.capabilities import Page, Position, Salvaged, Usage
+from session_middleware.backends.capabilities import Aggregates, Page, Position, Salvaged, Usage
 from session_middleware.backends.coalesce import Outcome
 from session_middleware.backends.sql import Operation
 from session_middleware.backends.sqlite_batches import Wal, write
@@ -134,6 +134,17 @@ class SQLitePort:
                 statuses.update({} if status is None else {status: number})
             if after is None:
                 return Usage(sessions, now - created / sessions if sessions else None, dict(statuses))
+
+    async def aggregate(self, now: float, bounds: tuple[float, ...]) -> Aggregates:
+        """See `Aggregating.aggregate`. In parts, as `usage`."""
+        summed = sql_figures.Summed(now, bounds)
+        while summed.is_under_way:
+            summed.add(await self._reading(summed.part))
+        return summed.result()
+
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        """See `Epochal.end_all_before`. One row; the sessions' rows go by and by."""
+        return await self._writing(lambda execute: sql.end_all_before(execute, t, now, reason, by))
 
     async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:
         """See `Iterating.find`."""
