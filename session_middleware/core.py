@@ -52,5 +52,7 @@ class Core:
     held: dict[tuple[SessionId, object], Held] = field(default_factory=dict)
     running: Callable[[], object] = object  # names the task or thread that runs now
     stuck_after: float = 1800.0  # seconds
+    max_sessions: int | None = None  # None: no limit
+    is_cleaning: Callable[[], bool] = bool  # whether this process cleans up periodically
     cleaned: int = 0  # sessions that cleanup removed
     live_sessions: int | None = None  # as the last cleanup found; None before the first

@@ -158,6 +158,7 @@ class SessionManager(Operations):
             self,
             running=running_here,
             stuck_after=seconds("stuck_after", stuck_after),
+            is_cleaning=self._is_cleaning,
         )
         self._started_at = clock()
         self._told_of_strangers = False
@@ -392,6 +393,11 @@ class SessionManager(Operations):
             'pass backend="sqlite:///sessions.db"'
         )
         self.reporter.emit("backend_unavailable", None, None, now, operation="load", exception=remedy)
+
+    def _is_cleaning(self) -> bool:
+        return self.cleaner.is_active or (
+            "blocking_cleaner" in self.__dict__ and self.blocking_cleaner.is_active
+        )
 
     def _begin(self) -> None:
         self.cleaner.start()

@@ -54,7 +54,6 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "backends.sql_mending",
         "backends.sql_figures",
         "backends.memory_queries",
-        "backends.memory_figures",
         "plan",
         "core",
         "logging",
@@ -95,8 +94,7 @@ SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
         ("backends.urls", "backends.memory"),  # an address names a backend
         ("backends.capabilities", "where"),  # what a port finds sessions by
         ("backends.capabilities", "backends.base"),
-        ("backends.memory", "backends.memory_queries"),  # one class, in three files
-        ("backends.memory", "backends.memory_figures"),
+        ("backends.memory", "backends.memory_queries"),  # one class, in two files
         ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
         ("wsgi_exchange", "housekeeping"),
         ("wsgi", "arguments"),
@@ -128,7 +126,6 @@ _DRIVING = frozenset(
             "heartbeat",
             "backends.memory",
             "backends.memory_queries",
-            "backends.memory_figures",
             "backends.coalesce",
             "backends.sqlite",
         ),

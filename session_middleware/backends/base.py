@@ -36,6 +36,7 @@ from session_middleware.record import Committed, CreateResult, Delta, Ended, Rec
 __all__ = [
     "ENDINGS_KEPT",
     "ENDINGS_KEPT_AT_LEAST",
+    "EXPIRY_REASONS",
     "NO_EPOCH",
     "Backend",
     "Colour",
@@ -94,7 +95,7 @@ class Port(Protocol):
         """End it, whatever its generation, and remember the reason. Was it alive?"""
 
     async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
-        """Remove up to *limit* expired records; each is returned by one call in one process only.
+        """Remove up to *limit* expired records, and those an epoch ended (`Epochal`); each is returned by one call in one process only.
 
         Fewer than *limit* means that nothing more is due.
         """
@@ -133,6 +134,10 @@ def expiry_reason(record: Record) -> str:
     if record.retained_until is not None and record.deadline >= record.retained_until:
         return "retention"
     return "idle_timeout"
+
+
+EXPIRY_REASONS = frozenset({"absolute_timeout", "retention", "idle_timeout"})
+"""What `expiry_reason` may answer."""
 
 
 class Epoch(NamedTuple):

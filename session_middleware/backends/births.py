@@ -6,44 +6,14 @@ The caller holds the lock of the backend throughout.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import inf
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from session_middleware.backends.capabilities import Position
 from session_middleware.record import Record, SessionId
 
-__all__ = ["Births", "Tally"]
+__all__ = ["Births"]
 
 _MINUTE = 60.0  # seconds
-
-
-class Tally:
-    """Some sessions summed up."""
-
-    __slots__ = ("by_status", "created_sum", "number")
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.created_sum = 0.0  # of their `created_at`
-        self.by_status: Counter[str] = Counter()  # of those that have one
-
-    def count(self, record: Record, by: int = 1) -> None:
-        """Take a session in; with -1, out again."""
-        self.number += by
-        self.created_sum += by * record.created_at
-        self.count_status(record.status, by)
-
-    def count_status(self, status: str | None, by: int) -> None:
-        """The same for its status alone."""
-        if status is not None:
-            self.by_status[status] += by
-
-    def include(self, other: Tally) -> None:
-        """Take in all that another one has."""
-        self.number += other.number
-        self.created_sum += other.created_sum
-        self.by_status.update(other.by_status)
 
 
 class Births:
@@ -52,7 +22,6 @@ class Births:
     def __init__(self, records: Mapping[SessionId, Record]) -> None:
         self._records = records
         self._minutes: dict[int, set[SessionId]] = {}
-        self._tallies: dict[int, Tally] = {}  # of the same minutes
         self._order: list[int] = []  # the keys of _minutes, oldest first
         self._sorted: tuple[int, Sequence[Position]] | None = None  # of the minute that was walked last
 
@@ -62,9 +31,7 @@ class Births:
         if minute not in self._minutes:
             insort(self._order, minute)
             self._minutes[minute] = set()
-            self._tallies[minute] = Tally()
         self._minutes[minute].add(record.id)
-        self._tallies[minute].count(record)
         if self._sorted is not None and self._sorted[0] == minute:
             self._sorted = None
 
@@ -73,45 +40,11 @@ class Births:
         minute = _minute_of(record.created_at)
         ids = self._minutes[minute]
         ids.discard(record.id)
-        self._tallies[minute].count(record, -1)
         if not ids:
-            del self._minutes[minute], self._tallies[minute]
+            del self._minutes[minute]
             del self._order[bisect_left(self._order, minute)]
 
-    def change_status(self, before: Record, after: Record) -> None:
-        """The status of a filed session is another one."""
-        tally = self._tallies[_minute_of(before.created_at)]
-        tally.count_status(before.status, -1)
-        tally.count_status(after.status, 1)
-
-    def tally_before(self, time: float) -> Tally:
-        """Those created before *time*. Costs as much as there are minutes before, and sessions in its own."""
-        summed = Tally()
-        for minute in self._order[: self._place_of(time)]:
-            summed.include(self._tallies[minute])
-        for record in self._of_minute_of(time):
-            if record.created_at < time:
-                summed.count(record)
-        return summed
-
-    def number_since(self, time: float) -> int:
-        """How many were created at *time* or after. As cheap as there are few minutes since."""
-        whole = sum(len(self._minutes[minute]) for minute in reversed(self._order[self._place_of(time) :]))
-        return whole - sum(record.created_at < time for record in self._of_minute_of(time))
-
-    def created_before(self, time: float) -> Iterator[Record]:
-        """Those sessions. Nothing may be filed or taken out meanwhile."""
-        for minute in self._order[: self._place_of(time)]:
-            yield from (self._records[id_] for id_ in self._minutes[minute])
-        yield from (record for record in self._of_minute_of(time) if record.created_at < time)
-
-    def ends(self, counts: Callable[[Record], bool]) -> tuple[float, float] | None:
-        """When the first and the last were created of those that count. None: none does."""
-        first = self._end(self._order, counts, min)
-        last = self._end(self._order[::-1], counts, max)
-        return None if first is None or last is None else (first, last)
-
-    def newest(self, below: Position) -> Iterator[Position]:
+    def newest_below(self, below: Position) -> Iterator[Position]:
         """Where sessions stand, from just below this place to the oldest."""
         top = len(self._order)
         if below.created_at < float("inf"):
@@ -123,23 +56,40 @@ class Births:
                 if places[index].id in ids:  # else it ended since they were sorted
                     yield places[index]
 
-    def _end(
-        self, minutes: Sequence[int], counts: Callable[[Record], bool], chosen: Callable[[list[float]], float]
-    ) -> float | None:
-        """Of the first of these minutes in which one counts."""
-        for minute in minutes:
+    def created_before(self, time: float) -> Iterator[Record]:
+        """The sessions created earlier than this. Nothing may be filed or taken out meanwhile."""
+        for minute in self._order:
+            if minute * _MINUTE >= time:
+                return
             records = (self._records[id_] for id_ in self._minutes[minute])
-            if times := [record.created_at for record in records if counts(record)]:
-                return chosen(times)
+            yield from (record for record in records if record.created_at < time)
+
+    def number_after(self, time: float) -> int:
+        """How many were created later than this."""
+        minute = _minute_of(time)
+        later = self._order[bisect_right(self._order, minute) :]
+        number = sum(len(self._minutes[one]) for one in later)
+        return number + sum(self._records[id_].created_at > time for id_ in self._minutes.get(minute, ()))
+
+    def oldest(self, gone: Collection[SessionId]) -> float | None:
+        """When the oldest was created that is not among *gone*; None: there is none."""
+        return self._first(self._order, min, gone)
+
+    def newest(self, gone: Collection[SessionId]) -> float | None:
+        """The same of the newest."""
+        return self._first(reversed(self._order), max, gone)
+
+    def _first(
+        self,
+        minutes: Iterable[int],
+        extreme: Callable[[Iterable[float]], float],
+        gone: Collection[SessionId],
+    ) -> float | None:
+        for minute in minutes:
+            times = [self._records[id_].created_at for id_ in self._minutes[minute] if id_ not in gone]
+            if times:
+                return extreme(times)
         return None
-
-    def _place_of(self, time: float) -> int:
-        """Where in the order the minute of *time* is, or would be."""
-        return 0 if time == -inf else bisect_left(self._order, _minute_of(time))
-
-    def _of_minute_of(self, time: float) -> Iterator[Record]:
-        ids = () if time == -inf else self._minutes.get(_minute_of(time), ())
-        return (self._records[id_] for id_ in ids)
 
     def _places(self, minute: int) -> Sequence[Position]:
         if self._sorted is None or self._sorted[0] != minute:

@@ -14,8 +14,6 @@ from session_middleware.record import Record, SessionId
 from session_middleware.where import Where
 
 __all__ = [
-    "Aggregates",
-    "Aggregating",
     "Bounded",
     "ByUser",
     "Counting",
@@ -70,26 +68,22 @@ class Counting(Protocol):
         """Figures for operators, cheap enough for each cleanup. May include what expired just now."""
 
 
-class Aggregates(NamedTuple):
-    """Figures over the live sessions; ages are in seconds, and None where there are no sessions."""
+class Summary(NamedTuple):
+    """Figures over the live sessions, and how old they are."""
 
-    sessions: int
-    by_status: Mapping[str, int]  # sessions without a status are left out
-    by_age: tuple[int, ...]  # younger than the first bound, then up to each next one, then the others
-    average_age: float | None
-    oldest_age: float | None
-    newest_age: float | None
+    usage: Usage
+    oldest: float | None  # age in seconds; None where there are no sessions
+    newest: float | None
+    younger: Sequence[int]  # how many are younger than each of the ages that were asked for
 
 
 @runtime_checkable
-class Aggregating(Protocol):
-    """Optional: a port that computes statistics where the sessions are."""
+class Summarizing(Protocol):
+    """Optional: a port that sums up its sessions itself, without handing them out."""
 
-    async def aggregate(self, now: float, bounds: tuple[float, ...]) -> Aggregates:
-        """Figures over the sessions live at *now*, by age too: *bounds* are ages in seconds, ascending.
-
-        Cheap at a million sessions, and others do not wait for long: it may look at them in parts, so what
-        begins, ends or changes meanwhile may count or not.
+    async def summary(self, now: float, ages: Sequence[float]) -> Summary:
+        """Figures for operators, by these *ages* in seconds. In parts, so that others do not wait for long;
+        may be off by what begins and ends meanwhile. What has expired is not counted.
         """
 
 

@@ -1,7 +1,7 @@
 """Sessions in this process: thread-safe, bounded, exact, and gone with the process.
 
-Reading order: `MemoryBackend` (the seven methods, then the optional ones; more of those in `memory_queries` and
-`memory_figures`), `_Expiry` (which sessions may be due), `_Endings` (why sessions ended).
+Reading order: `MemoryBackend` (the seven methods, then the optional ones; more of those in `memory_queries`),
+`_Expiry` (which sessions may be due), `_Endings` (why sessions ended).
 
 One lock guards every change; `load` is a single dictionary look-up and needs none. Records are immutable, so
 what `load` hands out never changes under the reader.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from threading import Lock
 
@@ -27,8 +27,7 @@ from session_middleware.backends.base import (
     ending_of,
 )
 from session_middleware.backends.births import Births
-from session_middleware.backends.capabilities import Salvaged
-from session_middleware.backends.memory_figures import MemoryFigures
+from session_middleware.backends.capabilities import Salvaged, Usage
 from session_middleware.backends.memory_queries import MemoryQueries
 from session_middleware.errors import BackendClosed, BackendFull, ConfigurationError
 from session_middleware.loops import sleep
@@ -49,7 +48,7 @@ from session_middleware.record import (
 __all__ = ["MemoryBackend"]
 
 
-class MemoryBackend(MemoryQueries, MemoryFigures):
+class MemoryBackend(MemoryQueries):
     """Records in a dictionary of this process; both colours share it.
 
     `max_records`: how many records it holds at most, expired ones that were not cleaned up yet included.
@@ -69,7 +68,7 @@ class MemoryBackend(MemoryQueries, MemoryFigures):
         self._users: dict[str, dict[SessionId, None]] = {}
         self._statuses: dict[str, dict[SessionId, None]] = {}
         self._births = Births(self._records)
-        self._created_sum = 0.0
+        self._created_sum = 0  # ms: adding up floats would drift
         self._expiry = _Expiry()
         self._endings = _Endings()
         self._epoch = NO_EPOCH
@@ -191,6 +190,18 @@ class MemoryBackend(MemoryQueries, MemoryFigures):
             ids = [id_ for id_ in self._users.get(user_id, ()) if id_ not in keep]
             return [id_ for id_ in ids if self._end(id_, now, reason, by)]
 
+    async def count(self, now: float) -> int:
+        """See `Counting.count`."""
+        with self._lock:
+            self._check_open()
+            return len(self._records) - len(self._gone(now))
+
+    async def usage(self, now: float) -> Usage:
+        """See `Counting.usage`. Kept up to date by every change; only what an epoch ended is looked at."""
+        with self._lock:
+            self._check_open()
+            return self._usage_without(self._swept(), now)
+
     async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
         """See `Leases.acquire_lease`."""
         with self._lock:
@@ -249,15 +260,21 @@ class MemoryBackend(MemoryQueries, MemoryFigures):
                 break
             del self._leases[name]
 
+    def _gone(self, now: float) -> list[Record]:
+        """What has ended and was not cleaned up yet."""
+        records = (self._records.get(id_) for id_ in self._expiry.may_be_due(now))
+        expired = [record for record in records if record is not None and record.deadline <= now]
+        return [record for record in expired if record.created_at >= self._epoch.before] + self._swept()
+
+    def _swept(self) -> list[Record]:
+        return list(self._births.created_before(self._epoch.before))
+
     def _check_open(self) -> None:
         if self._closed:
             raise BackendClosed("the memory backend was closed: call open(), or start() the manager, first")
 
     def _lives(self, record: Record, now: float) -> bool:
         return record.deadline > now and record.created_at >= self._epoch.before
-
-    def _filed_until(self, now: float) -> Iterable[SessionId]:
-        return self._expiry.filed_until(now)
 
     def _removed(self, record: Record, now: float) -> EndedRecord:
         """Takes out what has ended by itself; what it is reported as."""
@@ -274,7 +291,7 @@ class MemoryBackend(MemoryQueries, MemoryFigures):
             for one in self._records.values():
                 self._expiry.add(one.id, one.deadline)
         self._records[record.id] = record
-        self._created_sum += record.created_at
+        self._created_sum += round(record.created_at * 1000)
         self._births.add(record)
         self._file_status(record)
         self._expiry.add(record.id, record.deadline)
@@ -286,7 +303,6 @@ class MemoryBackend(MemoryQueries, MemoryFigures):
         if before.status != after.status:
             self._forget_status(before)
             self._file_status(after)
-            self._births.change_status(before, after)
         if after.deadline < before.deadline:
             self._expiry.add(after.id, after.deadline)  # a later slot is refiled when its time comes
         if before.user_id != after.user_id:
@@ -296,7 +312,7 @@ class MemoryBackend(MemoryQueries, MemoryFigures):
 
     def _remove(self, record: Record) -> None:
         del self._records[record.id]
-        self._created_sum -= record.created_at
+        self._created_sum -= round(record.created_at * 1000)
         self._births.remove(record)
         self._forget_status(record)
         self._forget_user(record)
@@ -355,14 +371,11 @@ class _Expiry:
         self._slots[slot].append(id_)
         self.filed += 1
 
-    def filed_until(self, now: float) -> Iterator[SessionId]:
-        """The ids that may be due by now, some of them twice. Nothing is taken out."""
-        last, places = int(now // self._SLOT) + 1, [0]
-        while places:
-            place = places.pop()
-            if place < len(self._order) and self._order[place] <= last:
-                yield from self._slots[self._order[place]]
-                places += (2 * place + 1, 2 * place + 2)  # in a heap, what lies below a slot is later
+    def may_be_due(self, now: float) -> set[SessionId]:
+        """The ids of all that may have expired, and stay where they are."""
+        last = int(now // self._SLOT) + 1
+        slots = [slot for slot in self._order if slot <= last]
+        return {id_ for slot in slots for id_ in self._slots[slot]}
 
     def due(self, now: float) -> Iterator[SessionId]:
         """Take out, one by one, the ids of slots that have begun."""

@@ -6,13 +6,14 @@ No call looks at more than a bounded number of records under the lock.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from math import inf
 from threading import Lock
 
 from session_middleware.backends.base import EndedRecord
 from session_middleware.backends.births import Births
-from session_middleware.backends.capabilities import Page, Position
+from session_middleware.backends.capabilities import Page, Position, Summary, Usage
 from session_middleware.record import Record, SessionId
 from session_middleware.where import Where
 
@@ -30,10 +31,14 @@ class MemoryQueries:
     _users: dict[str, dict[SessionId, None]]
     _statuses: dict[str, dict[SessionId, None]]
     _births: Births
+    _created_sum: int
     _lock: Lock
 
     @abstractmethod
     def _check_open(self) -> None: ...
+
+    @abstractmethod
+    def _gone(self, now: float) -> list[Record]: ...
 
     @abstractmethod
     def _lives(self, record: Record, now: float) -> bool: ...
@@ -63,7 +68,34 @@ class MemoryQueries:
                 if where.matches(record) and self._end(record.id, now, reason, by)
             ]
 
+    async def summary(self, now: float, ages: Sequence[float]) -> Summary:
+        """See `Summarizing.summary`. Looks at minutes, and at the sessions of those where an age lies."""
+        with self._lock:
+            self._check_open()
+            ended = self._gone(now)
+            births, bounds = self._births, [now - age for age in ages]
+            gone = {record.id for record in ended}
+            younger = [
+                births.number_after(bound) - sum(record.created_at > bound for record in ended)
+                for bound in bounds
+            ]
+            oldest, newest = births.oldest(gone), births.newest(gone)
+            usage = self._usage_without(ended, now)
+        return Summary(
+            usage,
+            None if oldest is None else now - oldest,
+            None if newest is None else now - newest,
+            tuple(younger),
+        )
+
     # --- under the lock ---
+
+    def _usage_without(self, ended: Sequence[Record], now: float) -> Usage:
+        number = len(self._records) - len(ended)
+        created = self._created_sum / 1000 - sum(record.created_at for record in ended)
+        statuses = Counter({status: len(ids) for status, ids in self._statuses.items()})
+        statuses.subtract(record.status for record in ended if record.status is not None)
+        return Usage(number, now - created / number if number else None, dict(+statuses))
 
     def _page(self, where: Where, now: float, limit: int, below: Position) -> Page:
         found: list[Record] = []
@@ -80,7 +112,7 @@ class MemoryQueries:
     def _places(self, where: Where, below: Position) -> Iterable[Position]:
         ids = self._candidates(where)
         if ids is None or len(ids) > _SORTED_AT_MOST:
-            return self._births.newest(below)
+            return self._births.newest_below(below)
         records = [record for id_ in ids if (record := self._records.get(SessionId(id_))) is not None]
         places = [Position(record.created_at, record.id) for record in records]
         return sorted((place for place in places if place < below), reverse=True)

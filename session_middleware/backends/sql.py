@@ -48,11 +48,11 @@ __all__ = [
     "COLUMNS",
     "ENDINGS_MOST",
     "HEADER_TYPES",
+    "LAST_BUCKET",
     "MIGRATIONS",
     "Execute",
     "Operation",
     "Rows",
-    "UsagePart",
     "acquire_lease",
     "commit",
     "count",
@@ -63,13 +63,13 @@ __all__ = [
     "end_all_before",
     "epoch",
     "facts_of",
+    "first_bucket",
     "list_user",
     "load",
     "record_of",
     "release_lease",
     "renew_lease",
     "row_of",
-    "usage_part",
 ]
 
 T = TypeVar("T")
@@ -150,13 +150,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 )
 """What brings a file from each version to the next; `PRAGMA user_version` tells how many were applied."""
 
+LAST_BUCKET: Final = 2**62
+"""Of deadlines that never come."""
+
 ENDINGS_MOST = 100_000
 """How many endings are kept, those younger than `ENDINGS_KEPT_AT_LEAST` not counted."""
 
 _BUCKET = 60.0  # seconds
-_LAST_BUCKET = 2**62  # for deadlines that never come
 _TRIMMED_AT_ONCE = 64
-_COUNTED_AT_ONCE = 10_000
 _SQLITE_PARAMETERS = 500  # below the 999 of old builds
 
 
@@ -311,9 +312,14 @@ def _packed(record: Record) -> str:
         raise SessionDataError("metadata must be JSON: text keys, and plain values") from problem
 
 
+def first_bucket(now: float) -> int:
+    """The only rows that may have expired are in this one, and in those before it."""
+    return int(now // _BUCKET) + 1
+
+
 def _bucket_of(deadline: float) -> int:
     """The first minute at whose beginning this deadline has passed."""
-    return int(deadline // _BUCKET) + 1 if deadline < math.inf else _LAST_BUCKET
+    return int(deadline // _BUCKET) + 1 if deadline < math.inf else LAST_BUCKET
 
 
 # --- one session ---------------------------------------------------------------------------------------
@@ -374,7 +380,7 @@ def _file(execute: Execute, n: int, bucket: int, before: Record, after: Record) 
 
 def delete(execute: Execute, id: SessionId, now: float, reason: str, by: str | None) -> bool:  # noqa: A002  (the contract's word)
     """See `Port.delete`. Needs no readable row."""
-    alive = execute(f"DELETE FROM session WHERE id=? AND {_LIVE} RETURNING 1", (id, now)).fetchall()
+    alive = execute(f"DELETE FROM session WHERE id=? AND {_LIVE} RETURNING 1", (id, now)).fetchall()  # noqa: S608  (names)
     if alive:
         _note(execute, [(id, Ended(reason, now, by))], now)
     return bool(alive)
@@ -410,7 +416,7 @@ def _delete_due(execute: Execute, now: float, most: int, said: Epoch) -> tuple[l
         execute(
             "UPDATE session SET bucket=max(?, min(CAST(deadline/? AS INTEGER), ?) + 1)"  # noqa: S608  (as above)
             f" WHERE n IN ({marks})",
-            (bucket + 1, _BUCKET, _LAST_BUCKET, *numbers),
+            (bucket + 1, _BUCKET, LAST_BUCKET, *numbers),
         )
     return _noted(execute, rows, now, said), len(due)
 
@@ -534,42 +540,13 @@ def delete_user(
 
 def count(execute: Execute, now: float) -> int:
     """See `Counting.count`. Rows that cannot be due yet are counted from the index alone."""
-    bucket = int(now // _BUCKET) + 1
+    bucket = first_bucket(now)
     [(live,)] = execute(
         f"SELECT (SELECT count(*) FROM session WHERE bucket>? AND +created_at>={_EPOCH})"  # noqa: S608  (names)
         f" + (SELECT count(*) FROM session WHERE bucket<=? AND {_LIVE})",
         (bucket, bucket, now),
     ).fetchall()
     return int(live)
-
-
-UsagePart: TypeAlias = tuple[list[tuple[Any, ...]], int | None]
-
-
-def usage_part(
-    execute: Execute, after: int | None, now: float, also: str = "", parameters: Sequence[float] = ()
-) -> UsagePart:
-    """(status, sessions, sum of created_at) of some sessions, and where to go on: None when it was the last.
-
-    In parts, so that other readers wait for one part at most: begin with None. *also*: further columns.
-    """
-    grouped = (
-        f"SELECT status, count(*), sum(created_at){also} FROM session"  # noqa: S608  (names and functions)
-        f" WHERE +created_at>={_EPOCH} AND"
-    )
-    start = int(now // _BUCKET) + 1
-    if after is None:  # the only rows that may have expired, and that the table must be asked about
-        rows = execute(
-            f"{grouped} bucket<=? AND deadline>? GROUP BY status", (*parameters, start, now)
-        ).fetchall()
-        return rows, start
-    ends = execute(
-        "SELECT bucket FROM session WHERE bucket>? ORDER BY bucket LIMIT 1 OFFSET ?",
-        (after, _COUNTED_AT_ONCE),
-    ).fetchall()
-    end = ends[0][0] if ends else _LAST_BUCKET
-    rows = execute(f"{grouped} bucket>? AND bucket<=? GROUP BY status", (*parameters, after, end)).fetchall()
-    return rows, end if ends else None
 
 
 # --- leases --------------------------------------------------------------------------------------------

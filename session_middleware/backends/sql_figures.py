@@ -1,54 +1,71 @@
-"""Statistics over the sessions in SQLite, part by part."""
+"""Sums over all sessions of a file, made of the index `session_bucket` alone.
+
+In parts, so that other readers wait for one part at most: `Sums.next_part` until `is_done`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from math import inf
+from collections.abc import Sequence
+from typing import Any
 
-from session_middleware.backends.capabilities import Aggregates
-from session_middleware.backends.sql import Execute, UsagePart, usage_part
+from session_middleware.backends.capabilities import Summary, Usage
+from session_middleware.backends.sql import _EPOCH, LAST_BUCKET, Execute, first_bucket
 
-__all__ = ["Summed"]
+__all__ = ["Sums"]
 
-_YOUNGER = ", sum(created_at>?)"
+_COUNTED_AT_ONCE = 10_000
 
 
-class Summed:
-    """What the parts that were read so far come to. Ask for `part`, `add` its answer, and so on."""
+class Sums:
+    """Figures over the live sessions, as far as they were added up."""
 
-    def __init__(self, now: float, bounds: tuple[float, ...]) -> None:
+    def __init__(self, now: float, ages: Sequence[float]) -> None:
         self._now = now
-        self._cuts = tuple(now - bound for bound in bounds)
-        self._also = ", min(created_at), max(created_at)" + _YOUNGER * len(bounds)
-        self._after: int | None = None
-        self.is_under_way = True
-        self._statuses: Counter[str | None] = Counter()
-        self._created_sum, self._first, self._last = 0.0, inf, -inf
-        self._younger = [0] * len(bounds)
+        self._younger = [0] * len(ages)
+        self._bounds = [now - age for age in ages]
+        columns = ["status", "count(*)", "sum(created_at)", "min(created_at)", "max(created_at)"]
+        columns += ["sum(created_at>?)"] * len(ages)
+        self._select = f"SELECT {','.join(columns)} FROM session WHERE +created_at>={_EPOCH} AND"  # noqa: S608  (names)
+        self._after: int | None = None  # the last bucket that was added up
+        self._sessions = 0
+        self._created = 0.0
+        self._oldest: float | None = None  # when it was created
+        self._newest: float | None = None
+        self._statuses = Counter[str]()
+        self.is_done = False
 
-    def part(self, execute: Execute) -> UsagePart:
-        """The next figures, in one statement."""
-        return usage_part(execute, self._after, self._now, self._also, self._cuts)
+    def next_part(self, execute: Execute) -> None:
+        """Add up some thousand sessions more."""
+        if self._after is None:  # the only rows that may have expired, and that the table must be asked about
+            self._after = first_bucket(self._now)
+            self._add(execute, "bucket<=? AND deadline>?", self._after, self._now)
+            return
+        ends = execute(
+            "SELECT bucket FROM session WHERE bucket>? ORDER BY bucket LIMIT 1 OFFSET ?",
+            (self._after, _COUNTED_AT_ONCE),
+        ).fetchall()
+        end = ends[0][0] if ends else LAST_BUCKET
+        self._add(execute, "bucket>? AND bucket<=?", self._after, end)
+        self._after, self.is_done = end, not ends
 
-    def add(self, part: UsagePart) -> None:
-        """Take in what `part` answered."""
-        rows, self._after = part
-        self.is_under_way = self._after is not None
-        for status, number, created_sum, first, last, *younger in rows:
-            self._statuses[status] += number
-            self._created_sum += created_sum
-            self._first, self._last = min(self._first, first), max(self._last, last)
+    def summary(self) -> Summary:
+        """What they come to."""
+        number = self._sessions
+        average = self._now - self._created / number if number else None
+        usage = Usage(number, average, dict(self._statuses))
+        return Summary(usage, self._age(self._oldest), self._age(self._newest), tuple(self._younger))
+
+    def _add(self, execute: Execute, which: str, *parameters: Any) -> None:
+        rows = execute(f"{self._select} {which} GROUP BY status", (*self._bounds, *parameters)).fetchall()
+        for status, number, created, oldest, newest, *younger in rows:
+            self._sessions += number
+            self._created += created
+            self._oldest = oldest if self._oldest is None else min(self._oldest, oldest)
+            self._newest = newest if self._newest is None else max(self._newest, newest)
             self._younger = [sum(pair) for pair in zip(self._younger, younger, strict=True)]
+            if status is not None:
+                self._statuses[status] += number
 
-    def result(self) -> Aggregates:
-        """Once nothing is under way any more."""
-        number = self._statuses.total()
-        steps = [0, *self._younger, number]
-        return Aggregates(
-            number,
-            {status: count for status, count in self._statuses.items() if status is not None},
-            tuple(upper - lower for lower, upper in zip(steps, steps[1:], strict=False)),
-            self._now - self._created_sum / number if number else None,
-            self._now - self._first if number else None,
-            self._now - self._last if number else None,
-        )
+    def _age(self, created_at: float | None) -> float | None:
+        return None if created_at is None else self._now - created_at

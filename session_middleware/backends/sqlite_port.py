@@ -9,16 +9,16 @@ from __future__ import annotations
 import sqlite3
 import threading
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from session_middleware.backends import sql, sql_figures, sql_mending, sql_queries, sqlite_file
+from session_middleware.backends import sql, sql_mending, sql_queries, sqlite_file
 from session_middleware.backends.base import EndedRecord, LoadAnswer
-from session_middleware.backends.capabilities import Aggregates, Page, Position, Salvaged, Usage
+from session_middleware.backends.capabilities import Page, Position, Salvaged, Summary, Usage
 from session_middleware.backends.coalesce import Outcome
 from session_middleware.backends.sql import Operation
+from session_middleware.backends.sql_figures import Sums
 from session_middleware.backends.sqlite_batches import Wal, write
 from session_middleware.backends.sqlite_file import Place, identity, open_connection, translated
 from session_middleware.backends.sqlite_handles import Handle, keep_forever, let_go_before_forks
@@ -123,27 +123,18 @@ class SQLitePort:
         return await self._reading(lambda execute: sql.count(execute, now))
 
     async def usage(self, now: float) -> Usage:
-        """See `Counting.usage`. Read in parts, so that loads go on in between."""
-        sessions, created, statuses = 0, 0.0, Counter[str]()
-        after: int | None = None
-        while True:
-            part, after = await self._reading(partial(sql.usage_part, after=after, now=now))
-            for status, number, created_sum in part:
-                sessions += number
-                created += created_sum
-                statuses.update({} if status is None else {status: number})
-            if after is None:
-                return Usage(sessions, now - created / sessions if sessions else None, dict(statuses))
+        """See `Counting.usage`."""
+        return (await self.summary(now, ())).usage
 
-    async def aggregate(self, now: float, bounds: tuple[float, ...]) -> Aggregates:
-        """See `Aggregating.aggregate`. In parts, as `usage`."""
-        summed = sql_figures.Summed(now, bounds)
-        while summed.is_under_way:
-            summed.add(await self._reading(summed.part))
-        return summed.result()
+    async def summary(self, now: float, ages: Sequence[float]) -> Summary:
+        """See `Summarizing.summary`. Read in parts, so that loads go on in between."""
+        sums = Sums(now, ages)
+        while not sums.is_done:
+            await self._reading(sums.next_part)
+        return sums.summary()
 
     async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
-        """See `Epochal.end_all_before`. One row; the sessions' rows go by and by."""
+        """See `Epochal.end_all_before`. Writes one row; those of the sessions go by and by."""
         return await self._writing(lambda execute: sql.end_all_before(execute, t, now, reason, by))
 
     async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:

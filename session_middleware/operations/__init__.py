@@ -4,18 +4,21 @@ Like everything that touches a backend they are coroutines which await the metho
 `SessionManager` runs them over its async port; `manager.blocking` over the blocking one.
 
 Reading order: `base` (what they stand on), `sessions`, `users`, `cleaning`, `holding`, `queries`, `jobs`,
-`locks`, `personal`, `recovery`.
+`locks`, `sweeping`,
+`epochs`, `figures`, `personal`, `recovery`.
 """
 
 from __future__ import annotations
 
+from session_middleware.operations.epochs import EpochOperations
+from session_middleware.operations.figures import FiguresOperations
 from session_middleware.operations.holding import HoldingOperations
 from session_middleware.operations.jobs import JobOperations
 from session_middleware.operations.locks import LockOperations
 from session_middleware.operations.personal import PersonalOperations
-from session_middleware.operations.queries import QueryOperations
 from session_middleware.operations.recovery import RecoveryOperations
 from session_middleware.operations.sessions import SessionOperations
+from session_middleware.operations.sweeping import SweepingOperations
 
 __all__ = ["Operations"]
 
@@ -25,7 +28,9 @@ class Operations(
     HoldingOperations,
     JobOperations,
     LockOperations,
-    QueryOperations,
+    SweepingOperations,
+    EpochOperations,
+    FiguresOperations,
     PersonalOperations,
     RecoveryOperations,
 ):

@@ -19,7 +19,7 @@ from session_middleware.session import Session
 from session_middleware.values import JsonValue
 from session_middleware.where import Conditions, Where, where_of
 
-__all__ = ["After", "QueryOperations"]
+__all__ = ["After", "QueryOperations", "reason_text"]
 
 After: TypeAlias = str | Session | Mapping[str, JsonValue] | None
 """The last session of the page before: itself, its row of `get_sessions_info`, or its id while it is live."""
@@ -92,7 +92,7 @@ class QueryOperations(OperationsBase):
             )
         if flag("dry_run", dry_run):
             return await self._number_of(wanted)
-        return await self._end_all(wanted, _reason(reason), by)
+        return await self._end_all(wanted, reason_text(reason), by)
 
     async def delete_all(
         self, confirm: bool = False, *, reason: str = "deleted", by: str | None = None
@@ -100,7 +100,7 @@ class QueryOperations(OperationsBase):
         """End every session there is; how many. `ConfigurationError` unless *confirm* is True."""
         if confirm is not True:
             raise ConfigurationError("confirm: this ends every session; call delete_all(confirm=True)")
-        return await self._end_all(Where(), _reason(reason), by)
+        return await self._end_all(Where(), reason_text(reason), by)
 
     async def why_ended(self, session_id: str) -> Ended | None:
         """Why, when and by whom a session was ended.
@@ -123,12 +123,13 @@ class QueryOperations(OperationsBase):
             number += len(records)
         return number
 
-    async def _end_all(self, where: Where, reason: str, by: str | None) -> int:
+    async def _end_all(
+        self, where: Where, reason: str, by: str | None, spared: Callable[[Record], bool] | None = None
+    ) -> int:
         walk, ended = self._walk(where, _BATCH), 0
         while (records := await walk.on()) is not None:
-            some = await walk.port.end_found(
-                [record.id for record in records], where, walk.now, reason, by=by
-            )
+            ids = [record.id for record in records if spared is None or not spared(record)]
+            some = await walk.port.end_found(ids, where, walk.now, reason, by=by) if ids else ()
             for one in some:
                 self._emit("session_deleted", one.id, one.user_id, walk.now, reason=reason)
             ended += len(some)
@@ -200,7 +201,8 @@ def _checked_limit(limit: int) -> int:
     return limit
 
 
-def _reason(reason: object) -> str:
+def reason_text(reason: object) -> str:
+    """The reason of an ending. `ConfigurationError` unless it is some text."""
     if not isinstance(reason, str) or not reason:
         raise ConfigurationError(f"reason: found {reason!r}, pass a word such as 'revoked'")
     return reason

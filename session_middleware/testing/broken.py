@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from session_middleware.backends.base import Colour, EndedRecord, LoadAnswer, Port, wrong_colour
-from session_middleware.backends.capabilities import Page, Position, Salvaged
+from session_middleware.backends.capabilities import Page, Position, Salvaged, Summary
 from session_middleware.backends.memory import MemoryBackend
 from session_middleware.errors import SessionDataError
 from session_middleware.record import (
@@ -36,6 +36,7 @@ from session_middleware.where import Where
 __all__ = [
     "BROKEN",
     "BackwardRenewal",
+    "CountsTheDead",
     "CycleWithTwoWinners",
     "DroppedNul",
     "EndsWhatItFound",
@@ -347,6 +348,19 @@ class MendsWhateverIsThere(HesitantBackend):
         return True
 
 
+class CountsTheDead(HesitantBackend):
+    """Sums up what is stored, expired or not: figures that only a cleanup puts right."""
+
+    async def summary(self, now: float, ages: Sequence[float]) -> Summary:
+        found = await self.inner.summary(now - 3600, [age - 3600 for age in ages])
+        usage = found.usage._replace(average_age=_older(found.usage.average_age))
+        return Summary(usage, _older(found.oldest), _older(found.newest), found.younger)
+
+
+def _older(age: float | None) -> float | None:
+    return None if age is None else age + 3600
+
+
 BROKEN: tuple[type[HesitantBackend], ...] = (
     LastWriteWins,
     UpsertSave,
@@ -365,5 +379,6 @@ BROKEN: tuple[type[HesitantBackend], ...] = (
     ShiftingPages,
     EndsWhatItFound,
     MendsWhateverIsThere,
+    CountsTheDead,
 )
 """Every wrong backend of this module."""

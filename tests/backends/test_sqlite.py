@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import aiosqlite
 import pytest
 
-from session_middleware.backends import sql, sqlite_file
+from session_middleware.backends import sql, sql_figures, sqlite_file
 from session_middleware.backends.capabilities import ByUser, Counting
 from session_middleware.backends.sqlite import SQLiteBackend
 from session_middleware.backends.sqlite_batches import Wal
@@ -383,7 +383,7 @@ def test_endings_are_bounded_but_none_is_dropped_too_early(
 
 
 def test_figures_are_read_in_parts(ports: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql, "_COUNTED_AT_ONCE", 3)
+    monkeypatch.setattr(sql_figures, "_COUNTED_AT_ONCE", 3)
     port = ports("blocking")
     for number in range(20):
         status = "processing" if number % 2 else None
