@@ -95,9 +95,10 @@ class Port(Protocol):
         """End it, whatever its generation, and remember the reason. Was it alive?"""
 
     async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
-        """Remove up to *limit* expired records, and those an epoch ended (`Epochal`); each is returned by one call in one process only.
+        """Remove up to *limit* expired records; each is returned by one call in one process only.
 
-        Fewer than *limit* means that nothing more is due.
+        So are those that an epoch ended, where a port has one (`Epochal`). Fewer than *limit* mean that
+        nothing more is due.
         """
 
     async def wait(self, seconds: float) -> None:

@@ -391,22 +391,29 @@ def delete(execute: Execute, id: SessionId, now: float, reason: str, by: str | N
 
 def delete_expired(execute: Execute, now: float, most: int) -> tuple[list[EndedRecord], int]:
     """Up to *most* ended records, removed; and how many rows were seen (fewer than *most*: no more)."""
+    rows, seen = _delete_due(execute, now, most)
     said = epoch(execute)
-    ended, seen = _delete_due(execute, now, most, said)
     if seen < most:
-        swept = _delete_created_before(execute, now, most - seen, said)
-        ended, seen = ended + swept, seen + len(swept)
-    return ended, seen
+        swept = _delete_created_before(execute, said.before, most - seen)
+        rows, seen = rows + swept, seen + len(swept)
+    removed = [_removed(row, said, now) for row in rows]
+    _note(execute, [(record.id, ended) for record, ended in removed], now)
+    return [
+        EndedRecord(record.id, record.user_id, ended.reason, record.created_at) for record, ended in removed
+    ], seen
 
 
 _LAST_WORDS = "id, user_id, created_at, deadline, absolute_deadline, retained_until"
 
 
-def _delete_due(execute: Execute, now: float, most: int, said: Epoch) -> tuple[list[EndedRecord], int]:
+def _delete_due(execute: Execute, now: float, most: int) -> tuple[list[Sequence[Any]], int]:
+    """The last words of up to *most* expired rows, and how many rows were looked at."""
     bucket = int(now // _BUCKET)
     due = execute("SELECT n FROM session WHERE bucket<=? ORDER BY bucket LIMIT ?", (bucket, most)).fetchall()
     numbers = [n for (n,) in due]
     marks = ",".join("?" * len(due))
+    if not due:
+        return [], 0
     rows = execute(
         f"DELETE FROM session WHERE n IN ({marks}) AND deadline<=?"  # noqa: S608  (question marks)
         f" RETURNING {_LAST_WORDS}",
@@ -418,30 +425,22 @@ def _delete_due(execute: Execute, now: float, most: int, said: Epoch) -> tuple[l
             f" WHERE n IN ({marks})",
             (bucket + 1, _BUCKET, LAST_BUCKET, *numbers),
         )
-    return _noted(execute, rows, now, said), len(due)
+    return rows, len(due)
 
 
-def _delete_created_before(execute: Execute, now: float, most: int, said: Epoch) -> list[EndedRecord]:
-    rows = execute(
+def _delete_created_before(execute: Execute, before: float, most: int) -> list[Sequence[Any]]:
+    """The same of those that the epoch ended, the oldest first."""
+    return execute(
         "DELETE FROM session WHERE n IN (SELECT n FROM session INDEXED BY session_created"  # noqa: S608  (names)
         f" WHERE created_at<? ORDER BY created_at, id LIMIT ?) RETURNING {_LAST_WORDS}",
-        (said.before, most),
+        (before, most),
     ).fetchall()
-    return _noted(execute, rows, now, said)
-
-
-def _noted(execute: Execute, rows: Sequence[Sequence[Any]], now: float, said: Epoch) -> list[EndedRecord]:
-    """What these rows, already deleted, are reported as. Their endings are remembered."""
-    removed = [_removed(row, said, now) for row in rows]
-    if removed:
-        _note(execute, [(record.id, ended) for record, ended in removed], now)
-    return [
-        EndedRecord(record.id, record.user_id, ended.reason, record.created_at) for record, ended in removed
-    ]
 
 
 def _removed(row: Sequence[Any], said: Epoch, now: float) -> tuple[Record, Ended]:
     id_, user_id, created_at, deadline, limit, retained_until = row
+    if not isinstance(created_at, float):  # a damaged row goes in its time as well
+        created_at = now
     times = Record(
         id=id_,
         secret="",

@@ -25,7 +25,10 @@ class CleaningOperations(OperationsBase):
         return await self._port.count(self._core.clock())
 
     async def cleanup_expired(self) -> int:
-        """Delete what has expired, or was ended by `end_all_before`, in small steps with pauses; how many sessions that were."""
+        """Delete what has expired, in small steps with pauses; how many sessions that were.
+
+        And what `end_all_before` has ended.
+        """
         started, by_reason = self._core.monotonic(), Counter[str]()
         try:
             while await self._cleanup_step(by_reason) >= _BATCH:
