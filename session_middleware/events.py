@@ -96,7 +96,8 @@ _TABLE = (
         "warning",
         "reason keys exception",
         "Changes were lost: `not_found`, `gone`, `superseded`, `ended`, `serialization_error`, "
-        "`response_started`, `operation_failed`, `lock_lost`, `backend_error`; the names of the keys.",
+        "`response_started`, `no_room`, `operation_failed`, `lock_lost`, `backend_error`; the names of the "
+        "keys.",
     ),
     _event("session_cycled", "info", "reason", "The session has a new cookie."),
     _event("session_user_bound", "info", "", "Somebody signed in."),

@@ -194,7 +194,9 @@ class Exchange(ActiveRequest):
         opening = session.life.opening
         try:
             await self._finish(self.entrance.performer.commit_late(session, manager.clock(), failed=failed))
-        except BackendError as problem:  # an event has named the keys, and nobody is left to be answered
+        except SessionCapacityError:  # an event has named the keys, and nobody is left to be answered
+            return
+        except BackendError as problem:  # the same
             self._note_failure("commit", problem)
         else:
             self._note_commit(opening)
@@ -352,7 +354,7 @@ class Exchange(ActiveRequest):
         try:
             commit = self.entrance.performer.commit(session, self.now, failed=self.status >= _ERROR)
             await self._finish(commit)
-        except BackendError as problem:
+        except (BackendError, SessionCapacityError) as problem:
             life.owed = None  # unconfirmed, the cookie of an early `save` could undo a login made meanwhile
             await self._refuse(503, problem=problem)
             raise

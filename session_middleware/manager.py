@@ -19,11 +19,11 @@ from dataclasses import fields
 from datetime import timedelta
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeAlias, TypedDict, TypeVar, Unpack, get_args
 
 from session_middleware.activity import ActiveRequest, Activity
 from session_middleware.backends.base import Backend, Colour, wrong_colour
-from session_middleware.backends.capabilities import Bounded, Counting
+from session_middleware.backends.capabilities import Bounded, Capped, Caps, Counting
 from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.cleanup import Cleanup
@@ -53,6 +53,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+OnTooMany: TypeAlias = Literal["evict_oldest", "reject"]
 _COOKIE_OPTIONS = tuple(field.name for field in fields(CookieSettings))
 _STRANGER = (
     600.0  # seconds for which an unknown cookie tells of another process rather than of an old session
@@ -81,6 +82,9 @@ class ManagerOptions(PolicyOptions, total=False):
     backend_timeout: Duration
     check_interval: Duration
     stuck_after: Duration
+    max_sessions: int | None
+    max_sessions_per_user: int | None
+    on_too_many: OnTooMany
     max_concurrent_requests: int | None
     max_requests_per_session: int | None
     log: bool
@@ -108,6 +112,12 @@ class SessionManager(Operations):
             where no call can be cut short, it bounds what the backend's port waits for others.
         check_interval: seconds within which the WebSocket of a revoked session is closed. Default 30.
         stuck_after: seconds without a sign of life after which a `processing` session is stuck. Default 1800.
+        max_sessions: more sessions at once are not stored: those that expired go first, then those of the
+            lowest priority, those of nobody, those seen longest ago; where none may go, 503. Default None: no
+            limit.
+        max_sessions_per_user: the same for the live sessions of one user. Default None: no limit.
+        on_too_many: what one more login of a user does: "evict_oldest" (default) ends the session created
+            first, "reject" refuses it (`SessionCapacityError`, 503).
         max_concurrent_requests: more requests at once in this process get 503. None: no limit.
         max_requests_per_session: more requests of one session at once get 429. None: no limit.
         log: write events to the log. Default True.
@@ -130,6 +140,9 @@ class SessionManager(Operations):
         backend_timeout: Duration = 5.0,
         check_interval: Duration = 30.0,
         stuck_after: Duration = 1800.0,
+        max_sessions: int | None = None,
+        max_sessions_per_user: int | None = None,
+        on_too_many: OnTooMany = "evict_oldest",
         max_concurrent_requests: int | None = None,
         max_requests_per_session: int | None = None,
         log: bool = True,
@@ -160,6 +173,7 @@ class SessionManager(Operations):
             stuck_after=seconds("stuck_after", stuck_after),
             is_cleaning=self._is_cleaning,
         )
+        core.caps = self._caps_of(core.backend, max_sessions, max_sessions_per_user, on_too_many)
         self._started_at = clock()
         self._told_of_strangers = False
         super().__init__(core, self._performer_over(core, "async"))
@@ -375,7 +389,32 @@ class SessionManager(Operations):
             manager=self,
             cookie_ages=self.cookie.max_age is not None,
             unknown=self._meet_stranger,
+            caps=self._caps_now,
         )
+
+    def _caps_of(
+        self, backend: Backend, total: int | None, per_user: int | None, on_too_many: str
+    ) -> Caps | None:
+        if on_too_many not in get_args(OnTooMany):
+            raise ConfigurationError(f'on_too_many: found {on_too_many!r}, pass "evict_oldest" or "reject"')
+        caps = Caps(
+            _limit("max_sessions", total),
+            _limit("max_sessions_per_user", per_user),
+            on_too_many == "reject",
+        )
+        if caps == Caps(reject=caps.reject):
+            return None
+        colour: Colour = "async" if "async" in backend.colours else "blocking"
+        if not isinstance(backend.port(colour), Capped):
+            option = "max_sessions" if per_user is None else "max_sessions_per_user"
+            raise ConfigurationError(f"{option}: {backend.url} cannot limit sessions; use a backend that can")
+        return caps
+
+    def _caps_now(self) -> Caps | None:
+        caps = self._core.caps
+        if caps is None or caps.total is None:
+            return caps
+        return caps._replace(held=[held.session_id for held in self.activity if held.session_id is not None])
 
     def _meet_stranger(self, generation: int, now: float) -> None:
         """A signed cookie that a memory backend does not know, yet made since this process began."""

@@ -52,11 +52,14 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: (
         "backends.sql_queries",
         "backends.sql_mending",
+        "backends.sql_caps",
         "backends.sql_figures",
         "backends.memory_queries",
+        "backends.memory_caps",
         "plan",
         "core",
         "logging",
+        "limits",
         "backends.memory",
         "backends.urls",
         "backends.sqlite_file",
@@ -94,6 +97,7 @@ SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
         ("backends.urls", "backends.memory"),  # an address names a backend
         ("backends.capabilities", "where"),  # what a port finds sessions by
         ("backends.capabilities", "backends.base"),
+        ("backends.memory", "backends.memory_caps"),
         ("backends.memory", "backends.memory_queries"),  # one class, in two files
         ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
         ("wsgi_exchange", "housekeeping"),
@@ -126,6 +130,7 @@ _DRIVING = frozenset(
             "heartbeat",
             "backends.memory",
             "backends.memory_queries",
+            "backends.memory_caps",
             "backends.coalesce",
             "backends.sqlite",
         ),

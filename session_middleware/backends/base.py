@@ -36,6 +36,7 @@ from session_middleware.record import Committed, CreateResult, Delta, Ended, Rec
 __all__ = [
     "ENDINGS_KEPT",
     "ENDINGS_KEPT_AT_LEAST",
+    "EVICTED",
     "EXPIRY_REASONS",
     "NO_EPOCH",
     "Backend",
@@ -56,6 +57,9 @@ ENDINGS_KEPT = 600.0
 """Seconds for which a backend remembers why a session ended."""
 ENDINGS_KEPT_AT_LEAST = 30.0
 """Seconds for which no ending is dropped, however many there are: the cookie table rests on them."""
+
+EVICTED = "evicted"
+"""The reason of a session that was ended to make room."""
 
 
 class EndedRecord(NamedTuple):

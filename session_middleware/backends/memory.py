@@ -28,6 +28,7 @@ from session_middleware.backends.base import (
 )
 from session_middleware.backends.births import Births
 from session_middleware.backends.capabilities import Salvaged, Usage
+from session_middleware.backends.memory_caps import MemoryCaps, Ranks
 from session_middleware.backends.memory_queries import MemoryQueries
 from session_middleware.errors import BackendClosed, BackendFull, ConfigurationError
 from session_middleware.loops import sleep
@@ -48,7 +49,7 @@ from session_middleware.record import (
 __all__ = ["MemoryBackend"]
 
 
-class MemoryBackend(MemoryQueries):
+class MemoryBackend(MemoryQueries, MemoryCaps):
     """Records in a dictionary of this process; both colours share it.
 
     `max_records`: how many records it holds at most, expired ones that were not cleaned up yet included.
@@ -72,6 +73,7 @@ class MemoryBackend(MemoryQueries):
         self._expiry = _Expiry()
         self._endings = _Endings()
         self._epoch = NO_EPOCH
+        self._ranks: Ranks | None = None  # made when somebody asks which sessions go first
         self._leases: dict[str, tuple[str, float]] = {}
         self._lock = Lock()
         self._closed = False
@@ -109,17 +111,7 @@ class MemoryBackend(MemoryQueries):
         """See `Port.create`."""
         with self._lock:
             self._check_open()
-            present = self._records.get(record.id)
-            if self._endings.get(record.id) is not None or (
-                present is not None and self._lives(present, now)
-            ):
-                return EXISTS
-            if present is not None:
-                self._remove(present)
-            if len(self._records) >= self.max_records:
-                raise BackendFull(f"the memory backend holds max_records={self.max_records} sessions already")
-            self._put(record)
-        return CREATED
+            return EXISTS if self._is_taken(record, now) else self._insert(record)
 
     async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         """See `Port.commit`."""
@@ -143,22 +135,9 @@ class MemoryBackend(MemoryQueries):
 
     async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
         """See `Port.delete_expired`. Looks only at sessions whose time slot has passed."""
-        ended: list[EndedRecord] = []
         with self._lock:
             self._check_open()
-            for id_ in self._expiry.due(now):
-                record = self._records.get(id_)
-                if record is None:
-                    continue
-                if record.deadline > now:
-                    self._expiry.add(id_, record.deadline)
-                    continue
-                ended.append(self._removed(record, now))
-                if len(ended) >= limit:
-                    break
-            swept = islice(self._births.created_before(self._epoch.before), limit - len(ended))
-            ended += [self._removed(record, now) for record in list(swept)]
-        return ended
+            return self._remove_expired(now, limit)
 
     async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
         """See `Epochal.end_all_before`."""
@@ -194,7 +173,7 @@ class MemoryBackend(MemoryQueries):
         """See `Counting.count`."""
         with self._lock:
             self._check_open()
-            return len(self._records) - len(self._gone(now))
+            return len(self._records) - len(self._expired(now))
 
     async def usage(self, now: float) -> Usage:
         """See `Counting.usage`. Kept up to date by every change; only what an epoch ended is looked at."""
@@ -260,23 +239,38 @@ class MemoryBackend(MemoryQueries):
                 break
             del self._leases[name]
 
-    def _gone(self, now: float) -> list[Record]:
-        """What has ended and was not cleaned up yet."""
-        records = (self._records.get(id_) for id_ in self._expiry.may_be_due(now))
-        expired = [record for record in records if record is not None and record.deadline <= now]
-        return [record for record in expired if record.created_at >= self._epoch.before] + self._swept()
+    def _is_taken(self, record: Record, now: float) -> bool:
+        present = self._records.get(record.id)
+        is_live = present is not None and self._lives(present, now)
+        return is_live or self._endings.get(record.id) is not None
 
-    def _swept(self) -> list[Record]:
-        return list(self._births.created_before(self._epoch.before))
+    def _insert(self, record: Record) -> CreateResult:
+        present = self._records.get(record.id)
+        if present is not None:  # it has expired
+            self._remove(present)
+        if len(self._records) >= self.max_records:
+            raise BackendFull(f"the memory backend holds max_records={self.max_records} sessions already")
+        self._put(record)
+        return CREATED
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BackendClosed("the memory backend was closed: call open(), or start() the manager, first")
+    def _remove_expired(self, now: float, limit: int) -> list[EndedRecord]:
+        ended: list[EndedRecord] = []
+        if limit <= 0:
+            return ended
+        for id_ in self._expiry.due(now):
+            record = self._records.get(id_)
+            if record is None:
+                continue
+            if record.deadline > now:
+                self._expiry.add(id_, record.deadline)
+                continue
+            ended.append(self._expire(record, now))
+            if len(ended) >= limit:
+                break
+        swept = islice(self._births.created_before(self._epoch.before), limit - len(ended))
+        return ended + [self._expire(record, now) for record in list(swept)]
 
-    def _lives(self, record: Record, now: float) -> bool:
-        return record.deadline > now and record.created_at >= self._epoch.before
-
-    def _removed(self, record: Record, now: float) -> EndedRecord:
+    def _expire(self, record: Record, now: float) -> EndedRecord:
         """Takes out what has ended by itself; what it is reported as."""
         ended = ending_of(record, self._epoch, now)
         if ended is None:
@@ -284,6 +278,22 @@ class MemoryBackend(MemoryQueries):
         self._remove(record)
         self._endings.add(record.id, ended, now)
         return EndedRecord(record.id, record.user_id, ended.reason, record.created_at)
+
+    def _expired(self, now: float) -> list[Record]:
+        """What has ended by itself and was not cleaned up yet."""
+        records = (self._records.get(id_) for id_ in self._expiry.may_be_due(now))
+        expired = [record for record in records if record is not None and record.deadline <= now]
+        return [record for record in expired if record.created_at >= self._epoch.before] + self._swept()
+
+    def _swept(self) -> list[Record]:
+        return list(self._births.created_before(self._epoch.before))
+
+    def _lives(self, record: Record, now: float) -> bool:
+        return record.deadline > now and record.created_at >= self._epoch.before
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendClosed("the memory backend was closed: call open(), or start() the manager, first")
 
     def _put(self, record: Record) -> None:
         if self._expiry.filed > 2 * len(self._records) + 10_000:  # of sessions that have long ended
@@ -295,11 +305,15 @@ class MemoryBackend(MemoryQueries):
         self._births.add(record)
         self._file_status(record)
         self._expiry.add(record.id, record.deadline)
+        if self._ranks is not None:
+            self._ranks.note(record)
         if record.user_id is not None:
             self._users.setdefault(record.user_id, {})[record.id] = None
 
     def _replace(self, before: Record, after: Record) -> None:
         self._records[after.id] = after
+        if self._ranks is not None:
+            self._ranks.note(after)
         if before.status != after.status:
             self._forget_status(before)
             self._file_status(after)

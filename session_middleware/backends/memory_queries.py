@@ -38,7 +38,7 @@ class MemoryQueries:
     def _check_open(self) -> None: ...
 
     @abstractmethod
-    def _gone(self, now: float) -> list[Record]: ...
+    def _expired(self, now: float) -> list[Record]: ...
 
     @abstractmethod
     def _lives(self, record: Record, now: float) -> bool: ...
@@ -72,7 +72,7 @@ class MemoryQueries:
         """See `Summarizing.summary`. Looks at minutes, and at the sessions of those where an age lies."""
         with self._lock:
             self._check_open()
-            ended = self._gone(now)
+            ended = self._expired(now)
             births, bounds = self._births, [now - age for age in ages]
             gone = {record.id for record in ended}
             younger = [

@@ -62,6 +62,7 @@ __all__ = [
     "delete_user",
     "end_all_before",
     "epoch",
+    "expire_rows",
     "facts_of",
     "first_bucket",
     "list_user",
@@ -391,50 +392,58 @@ def delete(execute: Execute, id: SessionId, now: float, reason: str, by: str | N
 
 def delete_expired(execute: Execute, now: float, most: int) -> tuple[list[EndedRecord], int]:
     """Up to *most* ended records, removed; and how many rows were seen (fewer than *most*: no more)."""
-    rows, seen = _delete_due(execute, now, most)
-    said = epoch(execute)
+    ended, seen = _delete_due(execute, now, most)
     if seen < most:
-        swept = _delete_created_before(execute, said.before, most - seen)
-        rows, seen = rows + swept, seen + len(swept)
-    removed = [_removed(row, said, now) for row in rows]
-    _note(execute, [(record.id, ended) for record, ended in removed], now)
-    return [
-        EndedRecord(record.id, record.user_id, ended.reason, record.created_at) for record, ended in removed
-    ], seen
+        swept = _delete_created_before_epoch(execute, now, most - seen)
+        ended, seen = ended + swept, seen + len(swept)
+    return ended, seen
 
 
-_LAST_WORDS = "id, user_id, created_at, deadline, absolute_deadline, retained_until"
-
-
-def _delete_due(execute: Execute, now: float, most: int) -> tuple[list[Sequence[Any]], int]:
-    """The last words of up to *most* expired rows, and how many rows were looked at."""
+def _delete_due(execute: Execute, now: float, most: int) -> tuple[list[EndedRecord], int]:
     bucket = int(now // _BUCKET)
     due = execute("SELECT n FROM session WHERE bucket<=? ORDER BY bucket LIMIT ?", (bucket, most)).fetchall()
-    numbers = [n for (n,) in due]
-    marks = ",".join("?" * len(due))
     if not due:
         return [], 0
-    rows = execute(
-        f"DELETE FROM session WHERE n IN ({marks}) AND deadline<=?"  # noqa: S608  (question marks)
-        f" RETURNING {_LAST_WORDS}",
-        (*numbers, now),
-    ).fetchall()
-    if len(rows) < len(due):
+    numbers = [n for (n,) in due]
+    ended = expire_rows(execute, numbers, now)
+    if len(ended) < len(due):
+        marks = ",".join("?" * len(due))
         execute(
             "UPDATE session SET bucket=max(?, min(CAST(deadline/? AS INTEGER), ?) + 1)"  # noqa: S608  (as above)
             f" WHERE n IN ({marks})",
             (bucket + 1, _BUCKET, LAST_BUCKET, *numbers),
         )
-    return rows, len(due)
+    return ended, len(due)
 
 
-def _delete_created_before(execute: Execute, before: float, most: int) -> list[Sequence[Any]]:
-    """The same of those that the epoch ended, the oldest first."""
-    return execute(
+_LAST_WORDS: Final = "id, user_id, created_at, deadline, absolute_deadline, retained_until"
+
+
+def expire_rows(execute: Execute, numbers: Sequence[int], now: float) -> list[EndedRecord]:
+    """Remove those of these rows that have expired."""
+    rows = execute(
+        f"DELETE FROM session WHERE n IN ({','.join('?' * len(numbers))}) AND deadline<=?"  # noqa: S608  (question marks)
+        f" RETURNING {_LAST_WORDS}",
+        (*numbers, now),
+    ).fetchall()
+    return _noted(execute, rows, epoch(execute), now)
+
+
+def _delete_created_before_epoch(execute: Execute, now: float, most: int) -> list[EndedRecord]:
+    said = epoch(execute)
+    rows = execute(
         "DELETE FROM session WHERE n IN (SELECT n FROM session INDEXED BY session_created"  # noqa: S608  (names)
         f" WHERE created_at<? ORDER BY created_at, id LIMIT ?) RETURNING {_LAST_WORDS}",
-        (before, most),
+        (said.before, most),
     ).fetchall()
+    return _noted(execute, rows, said, now)
+
+
+def _noted(execute: Execute, rows: Sequence[Sequence[Any]], said: Epoch, now: float) -> list[EndedRecord]:
+    """What these rows, already deleted, are reported as; their endings are remembered."""
+    removed = [_removed(row, said, now) for row in rows]
+    _note(execute, [(record.id, ended) for record, ended in removed], now)
+    return [EndedRecord(one.id, one.user_id, ended.reason, one.created_at) for one, ended in removed]
 
 
 def _removed(row: Sequence[Any], said: Epoch, now: float) -> tuple[Record, Ended]:

@@ -23,7 +23,7 @@ from session_middleware.backends.base import (
     ending_of,
     wrong_colour,
 )
-from session_middleware.backends.capabilities import Page, Position, Salvaged, Summary
+from session_middleware.backends.capabilities import Admitted, Caps, Page, Position, Salvaged, Summary
 from session_middleware.backends.memory import MemoryBackend
 from session_middleware.errors import SessionDataError
 from session_middleware.record import (
@@ -45,6 +45,7 @@ from session_middleware.where import Where
 __all__ = [
     "BROKEN",
     "BackwardRenewal",
+    "CountsBeforeItCreates",
     "CountsTheDead",
     "CycleWithTwoWinners",
     "DroppedNul",
@@ -359,6 +360,30 @@ class MendsWhateverIsThere(HesitantBackend):
         return True
 
 
+class CountsBeforeItCreates(HesitantBackend):
+    """Looks how many there are, then creates: of two at once both find room for one."""
+
+    async def create_within(self, record: Record, now: float, caps: Caps) -> Admitted[CreateResult]:
+        there = await self.inner.count(now)
+        own = 0 if record.user_id is None else len(await self.inner.list_user(record.user_id, now))
+        await Pause()
+        if (caps.total or 99) > there and (caps.per_user or 99) > own:
+            return Admitted(await self.inner.create(record, now))
+        return await self.inner.create_within(record, now, caps)
+
+    async def commit_within(
+        self,
+        id: SessionId,  # noqa: A002  (the contract's word)
+        delta: Delta,
+        now: float,
+        caps: Caps,
+    ) -> Admitted[Committed | Refused]:
+        return await self.inner.commit_within(id, delta, now, caps)
+
+    async def shrink(self, now: float, caps: Caps, limit: int) -> Admitted[None]:
+        return await self.inner.shrink(now, caps, limit)
+
+
 class CountsTheDead(HesitantBackend):
     """Sums up what is stored, expired or not: figures that only a cleanup puts right."""
 
@@ -420,5 +445,6 @@ BROKEN: tuple[type[HesitantBackend], ...] = (
     CountsTheDead,
     EpochForReadersOnly,
     EpochOfWhatIsThere,
+    CountsBeforeItCreates,
 )
 """Every wrong backend of this module."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from session_middleware.backends.base import Port
 from session_middleware.backends.capabilities import (
     ByUser,
+    Capped,
+    Caps,
     Counting,
     Epochal,
+    Full,
     Iterating,
     Salvaging,
     Summarizing,
@@ -240,3 +243,33 @@ async def _what_an_epoch_ended_is_not_salvaged(make: MakePort) -> None:
         raise Skipped("this backend cannot read parts of a damaged session (Salvaging)")
     _same(await port.salvage(record.id, NOW), None)
     _is_true(await port.salvage(_id(1), NOW) is not None, "a later session is salvaged")
+
+
+@_case()
+async def _what_an_epoch_ended_takes_nobodys_room(make: MakePort) -> None:
+    port = make()
+    await _old_and_new(port)
+    await _swept(port)
+    if not isinstance(port, Capped):
+        raise Skipped("this backend cannot limit sessions (Capped)")
+    _same((await port.commit_within(_id(0), Delta(user_id="bob"), NOW, Caps(per_user=1))).answer, GONE)
+    caps = Caps(total=4, per_user=3, reject=True)
+    admitted = await port.create_within(_record(5, user_id="ada"), NOW, caps)
+    _same((admitted.answer, list(admitted.of_user)), (CREATED, []), "one more of the user")
+    _same([(one.id, one.reason) for one in admitted.others], [(_id(0), "key leaked")], "what made room")
+    admitted = await port.create_within(_record(6, user_id="ada"), NOW, caps)
+    _same(admitted.answer, Full.OF_USER, "one too many of the user")
+    _same((await port.create_within(_record(1), NOW, Caps(total=9))).answer, CREATED, "its id")
+
+
+@_case()
+async def _what_an_epoch_ended_goes_before_any_live_session(make: MakePort) -> None:
+    port = make()
+    await _old_and_new(port)
+    await _swept(port)
+    if not isinstance(port, Capped):
+        raise Skipped("this backend cannot limit sessions (Capped)")
+    shrunk = await port.shrink(NOW, Caps(total=2), 10)
+    _same(sorted((one.id, one.reason) for one in shrunk.others), [(_id(n), "key leaked") for n in (0, 1)])
+    for number in (2, 3):
+        await _loaded(port, number)

@@ -8,6 +8,7 @@ import pytest
 
 from session_middleware import (
     ConfigurationError,
+    SessionEvent,
     SessionManager,
     SessionNotFoundError,
     SQLiteBackend,
@@ -137,3 +138,20 @@ def test_other_managers_over_the_same_file_know_at_once(tmp_path: Path) -> None:
         here.end_all_before(clock.now, reason="key leaked")
         assert there.get_session(one.id) is None
         assert there.why_ended(one.id).reason == "key leaked"
+
+
+def test_what_makes_room_after_it_is_told_as_ended_not_expired(tmp_path: Path) -> None:
+    clock = ManualClock()
+    for backend in ("memory://", SQLiteBackend(tmp_path / "sessions.db")):
+        manager = SessionManager(backend, clock=clock, log=False, max_sessions=1)
+        told: list[SessionEvent] = []
+        manager.subscribe(None, told.append)
+        with manager.blocking as sessions:
+            old = sessions.create_session(user_id="ada")
+            clock.advance(1)
+            sessions.end_all_before(clock.now, reason="key leaked")
+            sessions.create_session(user_id="bob")
+        ended = [event for event in told if event.session_id == old.id and event.name != "session_created"]
+        assert [(event.name, event.fields.get("reason")) for event in ended if "bound" not in event.name] == [
+            ("session_deleted", "key leaked")
+        ]
