@@ -10,7 +10,7 @@ pays for one object and one look-up.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from math import ceil
 from secrets import token_hex
 from typing import Any, TypeAlias, TypeVar
@@ -31,10 +31,12 @@ from session_middleware.plan import is_settled
 from session_middleware.record import Record
 from session_middleware.reporting import bind_request_context, unbind_request_context
 from session_middleware.session import Fresh, Life, Live, Opening, Session, SetCookie, UnreadSession
+from session_middleware.values import JsonValue
 
 __all__ = ["Entrance", "Exchange", "Matcher"]
 
 T = TypeVar("T")
+
 Matcher: TypeAlias = Callable[[Scope], bool]
 
 _ACCEPTED = 101  # the status of an accepted WebSocket
@@ -79,6 +81,7 @@ class Entrance:
         self.reporter = manager.reporter
         self.heartbeat = manager.heartbeat
         self.lifetime = manager.lifetime
+        self.client_facts = manager.client_facts
         self.outage = manager.finisher.outage
         self.weak_key = self.codec.weak_key  # None once it was told
         self.warned_of_http = False
@@ -302,8 +305,13 @@ class Exchange(ActiveRequest):
         """Fill the session at its first look, and hold it from then on."""
         self.entrance.performer.fill(session, self._opened(), self.now)
         session.life.late = self.started
+        if self.entrance.client_facts is not None:
+            session.life.client = self._client_facts
         session.life.passive = self.entrance.passive is not None and self.entrance.passive(self.scope)
         self._hold(session)
+
+    def _client_facts(self) -> Mapping[str, JsonValue]:
+        return {} if self.entrance.client_facts is None else self.entrance.client_facts(self.scope)
 
     def _opened(self) -> Life:
         if self.life is None:

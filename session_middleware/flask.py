@@ -25,7 +25,7 @@ from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.cookies import CookieCodec, CookieSettings, Credential
 from session_middleware.errors import BackendError, ConfigurationError, SessionCapacityError
-from session_middleware.manager import SessionManager
+from session_middleware.manager import ManagerOptions, SessionManager
 from session_middleware.policy import DAY, Policy, PolicyOptions
 from session_middleware.record import Record
 from session_middleware.session import Live, Opening, RemoveCookie, Session, SetCookie, UnreadSession
@@ -52,10 +52,8 @@ __all__ = ["FlaskSession", "NullSession", "SessionInterface", "init_app", "manag
 _ERROR = 500  # from this status on, nothing but an ending is saved
 _RETRY_AFTER = 2  # seconds
 _POLICY = tuple(PolicyOptions.__annotations__)
-_OTHERS = (
-    *("cleanup_interval", "backend_timeout", "check_interval", "max_concurrent_requests"),
-    *("max_requests_per_session", "import_from", "log", "log_context"),
-)
+_FLASKS_OWN = {"fallback_keys", "policy", "clock", "monotonic"}  # what Flask has another way for, or no use
+_OTHERS = tuple(sorted(ManagerOptions.__annotations__.keys() - {*_POLICY, *_FLASKS_OWN}))
 _MOST_KEYS = 64  # combinations of cookie name and keys that are remembered per app
 
 

@@ -27,6 +27,7 @@ from session_middleware.backends.capabilities import Bounded, Capped, Caps, Coun
 from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.cleanup import Cleanup
+from session_middleware.client import ClientFacts, client_facts_of
 from session_middleware.cookies import CookieCodec, CookieSettings
 from session_middleware.core import Core, Lease
 from session_middleware.errors import ConfigurationError
@@ -87,6 +88,7 @@ class ManagerOptions(PolicyOptions, total=False):
     on_too_many: OnTooMany
     max_concurrent_requests: int | None
     max_requests_per_session: int | None
+    client_facts: bool | ClientFacts
     log: bool
     log_context: bool
     clock: Callable[[], float]
@@ -120,6 +122,9 @@ class SessionManager(Operations):
             first, "reject" refuses it (`SessionCapacityError`, 503).
         max_concurrent_requests: more requests at once in this process get 503. None: no limit.
         max_requests_per_session: more requests of one session at once get 429. None: no limit.
+        client_facts: keep the client's network (an address cut to /24 or /48) and user agent in
+            `metadata["client"]` when a request creates a session or signs in. False: nothing; or a function
+            of the scope that answers what to keep. Default True.
         log: write events to the log. Default True.
         log_context: bind `session_id`, `user_id`, `request_id` for the app's structlog lines. Default True.
         clock: answers seconds since the epoch; for tests.
@@ -145,6 +150,7 @@ class SessionManager(Operations):
         on_too_many: OnTooMany = "evict_oldest",
         max_concurrent_requests: int | None = None,
         max_requests_per_session: int | None = None,
+        client_facts: bool | ClientFacts = True,
         log: bool = True,
         log_context: bool = True,
         clock: Callable[[], float] = time.time,
@@ -160,6 +166,8 @@ class SessionManager(Operations):
         self.backend_timeout = seconds("backend_timeout", backend_timeout)
         self.max_concurrent_requests = _limit("max_concurrent_requests", max_concurrent_requests)
         self.max_requests_per_session = _limit("max_requests_per_session", max_requests_per_session)
+        self.client_facts = client_facts_of(client_facts)
+        """What is kept of a client in `metadata["client"]`; None: nothing."""
         self.log_context = flag("log_context", log_context)
         self.reporter = Reporter(manager=self, log=flag("log", log))
         core = Core(
