@@ -5,11 +5,12 @@ Like everything that touches a backend they are coroutines which await the metho
 
 Reading order: `base` (what they stand on), `sessions`, `users`, `cleaning`, `holding`, `queries`, `jobs`,
 `locks`, `sweeping`,
-`figures`, `personal`, `recovery`.
+`epochs`, `figures`, `personal`, `recovery`.
 """
 
 from __future__ import annotations
 
+from session_middleware.operations.epochs import EpochOperations
 from session_middleware.operations.figures import FiguresOperations
 from session_middleware.operations.holding import HoldingOperations
 from session_middleware.operations.jobs import JobOperations
@@ -28,6 +29,7 @@ class Operations(
     JobOperations,
     LockOperations,
     SweepingOperations,
+    EpochOperations,
     FiguresOperations,
     PersonalOperations,
     RecoveryOperations,

@@ -9,6 +9,7 @@ Nothing here imports pytest, and nothing but what you use is imported.
 
 from session_middleware.testing import (
     contract_caps,
+    contract_epoch,
     contract_leases,
     contract_queries,
     contract_salvaging,
@@ -18,6 +19,13 @@ from session_middleware.testing.clock import ManualClock
 from session_middleware.testing.contract import BackendContract, Case, MakePort, Skipped, contract_cases
 
 # Each adds its cases to those of `contract`.
-_ = (contract_caps, contract_queries, contract_leases, contract_salvaging, contract_summaries)
+_ = (
+    contract_caps,
+    contract_epoch,
+    contract_queries,
+    contract_leases,
+    contract_salvaging,
+    contract_summaries,
+)
 
 __all__ = ["BackendContract", "Case", "MakePort", "ManualClock", "Skipped", "contract_cases"]
