@@ -6,7 +6,7 @@ from session_middleware.backends.capabilities import Epochal
 from session_middleware.errors import ConfigurationError
 from session_middleware.operations.base import OperationsBase
 from session_middleware.operations.queries import reason_text
-from session_middleware.where import _time
+from session_middleware.where import moment_of
 
 __all__ = ["EpochOperations"]
 
@@ -30,7 +30,7 @@ class EpochOperations(OperationsBase):
 
 
 def _past(t: object, now: float) -> float:
-    moment = _time("t", t)
+    moment = moment_of("t", t)
     if moment > now:
         raise ConfigurationError(
             f"t: found a moment {moment - now:.0f} s in the future, which would end sessions that have not "
