@@ -26,7 +26,7 @@ PACKAGE = "session_middleware"
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "headers", "outage"),
     1: ("values", "policy", "blocking", "loops"),
-    2: ("record",),
+    2: ("record", "configuration"),
     3: ("session", "cookies", "events", "backends.base", "backends.capabilities", "backends"),
     4: (
         "opening",
