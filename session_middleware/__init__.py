@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from session_middleware.manager import SessionManager, get_session_manager, initialize_session_manager
     from session_middleware.policy import Policy
     from session_middleware.session import Session
+    from session_middleware.where import Where
     from session_middleware.wsgi import WSGISessionMiddleware
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "SessionMiddleware",
     "SessionNotFoundError",
     "WSGISessionMiddleware",
+    "Where",
     "WrongProcess",
     "get_session_manager",
     "initialize_session_manager",
@@ -83,6 +85,7 @@ _LATE = {  # imported at first use: a Flask app does not pay for Starlette, nobo
     "SessionManager": "session_middleware.manager",
     "SessionMiddleware": "session_middleware.asgi",
     "WSGISessionMiddleware": "session_middleware.wsgi",
+    "Where": "session_middleware.where",
     "get_session_manager": "session_middleware.manager",
     "initialize_session_manager": "session_middleware.manager",
 }

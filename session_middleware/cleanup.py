@@ -24,13 +24,14 @@ class Cleanup:
         self._run = run
         self.interval = interval
         self._stop: Callable[[], None] | None = None
+        self.is_driven: Callable[[], bool] = bool  # by somebody else, who calls `run_once`
         self._failures = 0
         self._clocks = self._read_clocks()
 
     @property
     def is_active(self) -> bool:
-        """It was started and not stopped."""
-        return self._stop is not None
+        """It was started and not stopped, or somebody else drives it."""
+        return self._stop is not None or self.is_driven()
 
     def start(self) -> None:
         """Begin, in the event loop that runs now. A no-op if it has begun."""

@@ -74,7 +74,7 @@ _TABLE = (
         "session_expired",
         "info",
         "reason created_at",
-        "A session reached a deadline: `idle_timeout` or `absolute_timeout`.",
+        "A session reached a deadline: `idle_timeout`, `absolute_timeout` or `retention`.",
     ),
     _event("session_data_retrieved", "debug", "data_keys", "A session was loaded; the names of its keys."),
     _event(
@@ -89,7 +89,7 @@ _TABLE = (
         "warning",
         "reason keys exception",
         "Changes were lost: `not_found`, `gone`, `superseded`, `ended`, `serialization_error`, "
-        "`response_started`, `backend_error`; the names of the keys.",
+        "`response_started`, `operation_failed`, `lock_lost`, `backend_error`; the names of the keys.",
     ),
     _event("session_cycled", "info", "reason", "The session has a new cookie."),
     _event("session_user_bound", "info", "", "Somebody signed in."),

@@ -78,6 +78,7 @@ class Entrance:
         self.activity = manager.activity
         self.reporter = manager.reporter
         self.heartbeat = manager.heartbeat
+        self.lifetime = manager.lifetime
         self.outage = manager.finisher.outage
         self.weak_key = self.codec.weak_key  # None once it was told
         self.warned_of_http = False
@@ -141,7 +142,7 @@ class Exchange(ActiveRequest):
         failed = True
         try:
             entrance.heartbeat.ensure()
-            if entrance.manager.is_closed and not await self._reopens():
+            if entrance.lifetime.is_closed and not await self._reopens():
                 return
             if not entrance.opens_first or await self._open_first():
                 await self._call_app()
@@ -152,7 +153,7 @@ class Exchange(ActiveRequest):
                     self.session.life.late = True
                     if not is_settled(self.session, self.now):
                         await self._end(failed=failed and not self.disconnected)
-                    if not entrance.manager.is_started:
+                    if not entrance.lifetime.is_started:
                         await self._clean_up_now_and_then()
             finally:
                 activity.leave(self)
@@ -164,7 +165,7 @@ class Exchange(ActiveRequest):
     async def _reopens(self) -> bool:
         """Open the backend of a manager that was stopped; False if it cannot be, and that was the answer."""
         try:
-            await self.entrance.manager.open()
+            await self.entrance.lifetime.open()
         except BackendError as problem:
             await self._refuse(503, problem=problem)
             return False

@@ -70,6 +70,7 @@ class Housekeeper:
             if self._process == os.getpid() or self._stopped or manager is None:
                 return
             self._cleanup_at = manager.monotonic() + manager.blocking_cleaner.pause()
+            manager.blocking_cleaner.is_driven = lambda: self.is_running
             self._news = threading.Event()  # one that was inherited over a fork may be in any state
             self._thread = threading.Thread(target=self._run, name="session-housekeeping", daemon=True)
             self._thread.start()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeVar
 
 from session_middleware.errors import BackendUnavailable
 from session_middleware.outage import Outage
 
-__all__ = ["Finisher", "at_most", "running_library", "sleep", "spawn"]
+__all__ = ["Finisher", "at_most", "running_here", "running_library", "sleep", "spawn"]
 
 T = TypeVar("T")
 _background: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
@@ -29,6 +30,16 @@ def running_library() -> Literal["asyncio", "trio"] | None:
         trio = sys.modules.get("trio")
         return "trio" if trio is not None and trio.lowlevel.in_trio_run() else None
     return "asyncio"
+
+
+def running_here() -> object:
+    """The task that runs now, or the name of the thread where there is none. The same one compares equal."""
+    match running_library():
+        case "asyncio":
+            return asyncio.current_task() or threading.get_ident()
+        case "trio":
+            return sys.modules["trio"].lowlevel.current_task()
+    return threading.get_ident()
 
 
 async def sleep(seconds: float) -> None:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import fields
 from datetime import timedelta
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 from session_middleware.activity import ActiveRequest, Activity
 from session_middleware.backends.base import Backend, Colour, wrong_colour
@@ -23,11 +28,12 @@ from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.cleanup import Cleanup
 from session_middleware.cookies import CookieCodec, CookieSettings
-from session_middleware.core import Core
+from session_middleware.core import Core, Lease
 from session_middleware.errors import ConfigurationError
 from session_middleware.events import SessionEvent
 from session_middleware.heartbeat import Heartbeat
-from session_middleware.loops import Finisher
+from session_middleware.lifetime import Lifetime
+from session_middleware.loops import Finisher, running_here, spawn
 from session_middleware.old_cookies import OldCookie, readers_of
 from session_middleware.operations import Operations
 from session_middleware.perform import Performer
@@ -45,11 +51,12 @@ __all__ = [
     "initialize_session_manager",
 ]
 
+T = TypeVar("T")
+
 _COOKIE_OPTIONS = tuple(field.name for field in fields(CookieSettings))
 _STRANGER = (
     600.0  # seconds for which an unknown cookie tells of another process rather than of an old session
 )
-_DRAIN_STEP = 0.05  # seconds
 
 
 class CookieOptions(TypedDict, total=False):
@@ -73,6 +80,7 @@ class ManagerOptions(PolicyOptions, total=False):
     cleanup_interval: Duration
     backend_timeout: Duration
     check_interval: Duration
+    stuck_after: Duration
     max_concurrent_requests: int | None
     max_requests_per_session: int | None
     log: bool
@@ -99,6 +107,7 @@ class SessionManager(Operations):
         backend_timeout: seconds a request waits for the backend before it answers 503. Default 5. In threads,
             where no call can be cut short, it bounds what the backend's port waits for others.
         check_interval: seconds within which the WebSocket of a revoked session is closed. Default 30.
+        stuck_after: seconds without a sign of life after which a `processing` session is stuck. Default 1800.
         max_concurrent_requests: more requests at once in this process get 503. None: no limit.
         max_requests_per_session: more requests of one session at once get 429. None: no limit.
         log: write events to the log. Default True.
@@ -120,6 +129,7 @@ class SessionManager(Operations):
         cleanup_interval: Duration = 300.0,
         backend_timeout: Duration = 5.0,
         check_interval: Duration = 30.0,
+        stuck_after: Duration = 1800.0,
         max_concurrent_requests: int | None = None,
         max_requests_per_session: int | None = None,
         log: bool = True,
@@ -146,11 +156,11 @@ class SessionManager(Operations):
             _clock("monotonic", monotonic),
             self.reporter,
             self,
+            running=running_here,
+            stuck_after=seconds("stuck_after", stuck_after),
+            is_cleaning=self._is_cleaning,
         )
         self._started_at = clock()
-        self._starts = 0
-        self.is_closed = False
-        """Stopped; an entrance without a lifespan opens it again at its next request."""
         self._told_of_strangers = False
         super().__init__(core, self._performer_over(core, "async"))
         self.finisher = Finisher(self.backend_timeout)
@@ -229,45 +239,53 @@ class SessionManager(Operations):
         operations = Operations(self._core, self.blocking_performer)
         return Cleanup(self._core, operations.cleanup_expired, self.cleaner.interval)
 
+    @cached_property
+    def lifetime(self) -> Lifetime:
+        """From `start` to `stop`, with an event loop."""
+        return Lifetime(
+            self._core,
+            self._port,
+            began=self._begin,
+            ends=self.cleaner.stop,
+            drained=self.finisher.drain,
+            closed=self._mark_closed,
+        )
+
+    @cached_property
+    def blocking_lifetime(self) -> Lifetime:
+        """The same under `manager.blocking`, where a cleanup is for the entrance's thread to begin."""
+        life = Lifetime(
+            self._core,
+            self.blocking_performer.port,
+            began=self._announce,
+            ends=_nothing,
+            drained=_nothing_more,
+            closed=self._mark_closed,
+        )
+        life.is_closed = self.lifetime.is_closed
+        return life
+
     @property
     def is_started(self) -> bool:
-        """Between `start` and `stop`."""
-        return self._starts > 0
+        """Between `start` and `stop`, with an event loop."""
+        return self.lifetime.is_started
 
     # --- its life ---
 
     async def start(self) -> None:
         """Open the backend and begin the periodic cleanup. Started twice, it must be stopped twice."""
-        if self._starts == 0:
-            await self.open()
-            self.cleaner.start()
-            self._announce()
-        self._starts += 1
+        await self.lifetime.start()
 
     async def stop(self, timeout: float = 30.0) -> bool:  # noqa: ASYNC109  (its own drain, not a cancellation)
         """End the cleanup, let requests in flight finish for up to *timeout* seconds, close the backend.
 
         True if all of them did; those still open are reported.
         """
-        if self._starts > 1:
-            self._starts -= 1
-            return True
-        self._starts = 0
-        self.cleaner.stop()
-        deadline = self._core.monotonic() + timeout
-        while len(self._core.activity) and self._core.monotonic() < deadline:
-            await self._port.wait(_DRAIN_STEP)
-        await self.finisher.drain()
-        still_open = len(self._core.activity)
-        await self._port.close()
-        self.is_closed = True
-        self._say_goodbye(still_open)
-        return still_open == 0
+        return await self.lifetime.stop(timeout)
 
     async def open(self) -> None:
         """Open the backend, and nothing else. A no-op when it is open; the first use does it anyway."""
-        await self._port.open()
-        self.is_closed = False
+        await self.lifetime.open()
 
     @asynccontextmanager
     async def track_request(self, session: str | Session, path: str = "") -> AsyncIterator[Session]:
@@ -282,8 +300,7 @@ class SessionManager(Operations):
 
         Raises `BackendUnavailable` when the backend takes longer than `backend_timeout`.
         """
-        saving = super().save(session)
-        return await (saving if self._port.immediate else self.finisher.finish(saving))
+        return await self._whole(super().save(session))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -331,6 +348,12 @@ class SessionManager(Operations):
 
     # --- inside ---
 
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        return await (work if self._port.immediate else self.finisher.finish(work))
+
+    def _keep(self, lease: Lease) -> Callable[[], None]:
+        return spawn(partial(self._keep_on, lease))
+
     def _live_sessions(self) -> int | None:
         if self._port.immediate and isinstance(self._port, Counting):
             return run_blocking(self._port.usage(self._core.clock())).sessions
@@ -371,6 +394,21 @@ class SessionManager(Operations):
         )
         self.reporter.emit("backend_unavailable", None, None, now, operation="load", exception=remedy)
 
+    def _is_cleaning(self) -> bool:
+        return self.cleaner.is_active or (
+            "blocking_cleaner" in self.__dict__ and self.blocking_cleaner.is_active
+        )
+
+    def _begin(self) -> None:
+        self.cleaner.start()
+        self._announce()
+
+    def _mark_closed(self) -> None:
+        """In both colours: they may share what was closed."""
+        self.lifetime.is_closed = True
+        if "blocking_lifetime" in self.__dict__:
+            self.blocking_lifetime.is_closed = True
+
     def _announce(self) -> None:
         self.reporter.emit(
             "session_manager_initialized",
@@ -382,16 +420,12 @@ class SessionManager(Operations):
             cleanup_interval=self.cleaner.interval,
         )
 
-    def _say_goodbye(self, still_open: int) -> None:
-        now = self._core.clock()
-        self.reporter.flush(now)
-        self.reporter.emit("session_manager_stopped", None, None, now, active_requests=still_open)
-
 
 class Blocking:
     """`manager.blocking`: the manager's operations as plain calls, over the backend's blocking port.
 
-    `manager.blocking.get_session(id)`, `with manager.blocking.track_request(id) as session: …`
+    `manager.blocking.get_session(id)`, `with manager.blocking.track_request(id) as session: …`,
+    `with manager.blocking.transaction(id) as session: …`
     """
 
     def __init__(self, manager: SessionManager, operations: Operations) -> None:
@@ -402,28 +436,27 @@ class Blocking:
         operation = getattr(self._operations, name)
         return lambda *args, **kwargs: run_blocking(operation(*args, **kwargs))
 
-    @contextmanager
-    def track_request(self, session: str | Session, path: str = "") -> Iterator[Session]:
+    def track_request(self, session: str | Session, path: str = "") -> AbstractContextManager[Session]:
         """As `SessionManager.track_request`, but nothing renews the session while the body runs."""
-        held = self._operations.track_request(session, path)
-        opened = run_blocking(_awaited(held.__aenter__))
-        try:
-            yield opened
-        except BaseException as problem:
-            if not run_blocking(
-                _awaited(partial(held.__aexit__, type(problem), problem, problem.__traceback__))
-            ):
-                raise
-        else:
-            run_blocking(_awaited(partial(held.__aexit__, None, None, None)))
+        return _plainly(self._operations.track_request(session, path))
+
+    def transaction(
+        self, session_id: str, *, timeout: Duration = 10.0, lease: Duration = 30.0
+    ) -> AbstractContextManager[Session]:
+        """As `SessionManager.transaction`, but nothing renews the lease: the body must be done by then."""
+        return _plainly(self._operations.transaction(session_id, timeout=timeout, lease=lease))
 
     def start(self) -> None:
-        """Open the backend's blocking port."""
-        run_blocking(self._operations._port.open())  # noqa: SLF001  (the same class family)
+        """As `SessionManager.start`, for the backend's blocking port; but no cleanup begins."""
+        run_blocking(self._manager.blocking_lifetime.start())
 
-    def stop(self) -> None:
-        """Close it."""
-        run_blocking(self._operations._port.close())  # noqa: SLF001  (the same class family)
+    def stop(self, timeout: float = 30.0) -> bool:
+        """As `SessionManager.stop`, for the blocking port."""
+        return run_blocking(self._manager.blocking_lifetime.stop(timeout))
+
+    def open(self) -> None:
+        """Open the blocking port, and nothing else. A no-op when it is open."""
+        run_blocking(self._manager.blocking_lifetime.open())
 
     def __enter__(self) -> Self:
         self.start()
@@ -432,6 +465,28 @@ class Blocking:
     def __exit__(self, *_: object) -> Literal[False]:
         self.stop()
         return False
+
+
+@contextmanager
+def _plainly(held: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """The same for code without an event loop: entered and left by `run_blocking`."""
+    opened = run_blocking(_awaited(held.__aenter__))
+    try:
+        yield opened
+    except BaseException as problem:
+        leave = partial(held.__aexit__, type(problem), problem, problem.__traceback__)
+        if not run_blocking(_awaited(leave)):
+            raise
+    else:
+        run_blocking(_awaited(partial(held.__aexit__, None, None, None)))
+
+
+def _nothing() -> None:
+    """Stands for what only an event loop has."""
+
+
+async def _nothing_more() -> None:
+    """The same, to be awaited."""
 
 
 async def _awaited(call: Callable[[], Any]) -> Any:

@@ -34,6 +34,7 @@ from session_middleware.plan import (
 )
 from session_middleware.policy import Policy
 from session_middleware.record import (
+    CONFLICT,
     EXISTS,
     GONE,
     Committed,
@@ -140,6 +141,11 @@ class Performer:
         return Life(self._policy(), self._manager)
 
     @property
+    def mint(self) -> Mint:
+        """Makes a new id and secret."""
+        return self._mint
+
+    @property
     def grace(self) -> float:
         """Seconds for which a superseded cookie still opens its session, by the policy."""
         return self._policy().grace
@@ -210,6 +216,35 @@ class Performer:
             await self._commit(session, now, lambda: self._plan(session, now, failed=True))
         else:
             await self._commit(session, now, lambda: self._plan_late(session, now))
+
+    async def commit_at(self, session: Session, version: int, now: float) -> bool:
+        """As `commit_late`, but only on this version of the record: False, and nothing done, on another."""
+        session.life.lost = False
+        if is_settled(session, now):
+            return True
+        plan = self._planned(session, now, lambda: self._plan_late(session, now))
+        if not isinstance(plan, Write):
+            await self._carry_out(session, plan, now)
+            return True
+        return await self._write_at(session, plan, version, now)
+
+    async def _write_at(self, session: Session, plan: Write, version: int, now: float) -> bool:
+        try:
+            answer = await self.port.commit(plan.record.id, replace(plan.delta, if_version=version), now)
+            if answer is CONFLICT:
+                found = await self._load(plan.record.id, now)
+                if isinstance(found, Record) and (plan.delta.admitted or found.floor) >= found.floor:
+                    return False
+                answer = CONFLICT if isinstance(found, Record) else GONE
+        except SessionError as problem:
+            self._report_failure(session, plan, problem, now)
+            raise
+        await self._written(session, plan, answer, now)
+        return True
+
+    def new_name(self) -> str:
+        """A name that nobody else has, in any process."""
+        return self._mint()[0]
 
     def report_lost(self, session: Session, now: float) -> None:
         """Name the keys that a request changed after its response had left, but before it failed."""
@@ -330,7 +365,9 @@ class Performer:
         session.life.loaded = _shown(session)  # the other request's keys are not ours to unset
 
     async def _write(self, session: Session, plan: Write, now: float) -> None:
-        answer = await self.port.commit(plan.record.id, plan.delta, now)
+        await self._written(session, plan, await self.port.commit(plan.record.id, plan.delta, now), now)
+
+    async def _written(self, session: Session, plan: Write, answer: Committed | Refused, now: float) -> None:
         if isinstance(answer, Refused):
             session.life.owed = None  # what an early `save` owed was overtaken
             await self._refused(session, await self._after_refusal(plan, answer, now), now)

@@ -379,7 +379,9 @@ def _renewal(life: Life, record: Record, limit: float | None, now: float) -> flo
         return min(now + life.policy.idle(record.idle_timeout), limit or record.limit)
     if life.passive:
         return None
-    return life.policy.renewal(deadline=record.deadline, limit=record.limit, own=record.idle_timeout, now=now)
+    return life.policy.renewal(
+        deadline=record.deadline, limit=record.latest, own=record.idle_timeout, now=now
+    )
 
 
 def new_record(

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from math import isfinite
 from typing import Any, TypeAlias, TypedDict
@@ -50,6 +50,7 @@ class PolicyOptions(TypedDict, total=False):
     open_requests_renew: bool | None
     max_bytes: int | None
     max_keys: int | None
+    retention: Mapping[str, Duration] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,8 @@ class Policy:
         save_on_error: save although the response is 500 or above, or the handler raised. Default False.
         open_requests_renew: an open request or WebSocket keeps its session from idling out. Default True.
         max_bytes, max_keys: limits on one session: 64 KiB, 1,000 keys. Values nest 32 deep at most.
+        retention: a session ends at most this long after `set_status` gave it such a status; its next status
+            lifts that. Default: none. Example: `retention={"failed": 3600, "completed": 21600}`.
     """
 
     idle_timeout: float = DEFAULT_IDLE_TIMEOUT
@@ -89,6 +92,7 @@ class Policy:
     open_requests_renew: bool = True
     max_bytes: int = 64 * 1024
     max_keys: int = 1000
+    retention: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(cls, options: Mapping[str, Any], *, max_age: float | None, base: Policy | None = None) -> Policy:
@@ -194,6 +198,14 @@ def _keys(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _by_status(name: str, value: Any) -> Mapping[str, float]:
+    if not isinstance(value, Mapping) or not all(isinstance(status, str) and status for status in value):
+        raise ConfigurationError(
+            f"{name}: found {type(value).__name__}, pass seconds by status, such as {{'failed': 3600}}"
+        )
+    return {str.__str__(status): seconds(f"{name}[{status!r}]", length) for status, length in value.items()}
+
+
 _READERS: Mapping[str, Any] = {
     "idle_timeout": seconds,
     "absolute_timeout": seconds,
@@ -205,4 +217,5 @@ _READERS: Mapping[str, Any] = {
     "open_requests_renew": flag,
     "max_bytes": _count,
     "max_keys": _count,
+    "retention": _by_status,
 }

@@ -93,6 +93,11 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         """Nothing admitted below this generation is ever saved."""
         return self.floors[-1] if self.floors else 0
 
+    @property
+    def latest(self) -> float:
+        """No renewal goes past this: the absolute deadline, or the end of retention if that comes first."""
+        return self.limit if self.retained_until is None else min(self.limit, self.retained_until)
+
     def __repr__(self) -> str:  # no secret, no values: reprs end up in logs and tracebacks
         return f"<Record {self.id} generation={self.generation} version={self.version}>"
 
@@ -124,7 +129,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     authenticated_at: float | UnsetType | None = UNSET
     limit: float | None = None  # login moves the absolute deadline, nothing else does
     idle_timeout: float | UnsetType | None = UNSET
-    retained_until: float | UnsetType | None = UNSET
+    retained_until: float | UnsetType | None = UNSET  # None lifts it; what follows is for `renew_to` to say
     status: str | UnsetType | None = UNSET
     priority: int | UnsetType = UNSET
     metadata: Mapping[str, Any] | UnsetType = UNSET  # the whole of it

@@ -19,6 +19,7 @@ from session_middleware.errors import (
     ResponseStartedError,
     SessionDataError,
 )
+from session_middleware.jobs import error_of, progress_of, results_of
 from session_middleware.policy import Duration, Policy, seconds, seconds_or_zero
 from session_middleware.record import MAX_COUNTER, UNSET, Record, SessionId, UnsetType
 from session_middleware.values import NO_VALUES, JsonValue, Values, decode_values
@@ -227,6 +228,21 @@ class Session(dict[str, JsonValue]):
     def status(self) -> str | None:
         """What `manager.set_status` said last."""
         return None if (record := self.life.record) is None else record.status
+
+    @property
+    def progress(self) -> dict[str, JsonValue] | None:
+        """How far the session's job is (`manager.set_progress`): steps, percentage, description. Or None."""
+        return progress_of(self)
+
+    @property
+    def results(self) -> dict[int, JsonValue]:
+        """What the session's job has made so far (`manager.put_item`): items by number, in order."""
+        return results_of(self)
+
+    @property
+    def error_message(self) -> str | None:
+        """Why the session's job failed (`manager.fail`), or None."""
+        return error_of(self)
 
     @property
     def priority(self) -> int:

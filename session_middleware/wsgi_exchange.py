@@ -77,6 +77,7 @@ class PlainEntrance(Entrance):
         )
         self.immediate = True  # `opens_first` is decided; from here on: nothing suspends
         self.housekeeper = Housekeeper.of(manager)
+        self.lifetime = manager.blocking_lifetime
         self.gate = threading.Lock()  # two threads may not both be the last that is let in
 
 
@@ -111,6 +112,8 @@ class PlainExchange(Exchange):
         if self.observed:
             self._report_start()
         entrance.housekeeper.ensure()
+        if entrance.lifetime.is_closed and not run_blocking(self._reopens()):
+            return False
         return not entrance.opens_first or run_blocking(self._open_first())
 
     def leave(self, *, failed: bool = False) -> None:

@@ -26,19 +26,34 @@ PACKAGE = "session_middleware"
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "headers", "outage"),
     1: ("values", "policy", "blocking", "loops"),
-    2: ("record", "configuration"),
-    3: ("session", "cookies", "events", "backends.base", "backends.capabilities", "backends"),
+    2: ("record", "salvage", "configuration"),
+    3: (
+        "jobs",
+        "session",
+        "cookies",
+        "events",
+        "where",
+        "backends.base",
+        "backends.capabilities",
+        "backends",
+    ),
     4: (
         "opening",
         "changes",
         "activity",
         "old_cookies",
+        "turns",
         "reporting",
         "backends.sql",
         "backends.coalesce",
         "backends.sqlite_handles",
+        "backends.births",
     ),
     5: (
+        "backends.sql_queries",
+        "backends.sql_mending",
+        "backends.sql_figures",
+        "backends.memory_queries",
         "plan",
         "core",
         "logging",
@@ -55,9 +70,18 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "backends.sqlite_async",
         "backends.sqlite_blocking",
     ),
-    8: ("cleanup", "heartbeat", "backends.sqlite"),
+    8: ("cleanup", "heartbeat", "lifetime", "backends.sqlite"),
     9: ("manager",),
-    10: ("exchange", "arguments", "housekeeping", "wsgi_exchange", "wsgi", "monitoring.*", "state.*"),
+    10: (
+        "progress",
+        "exchange",
+        "arguments",
+        "housekeeping",
+        "wsgi_exchange",
+        "wsgi",
+        "monitoring.*",
+        "state.*",
+    ),
     11: ("asgi", "typed", "fastapi", "flask", "streamlit", "cli", "dashboard.*", "testing.*"),
     12: ("__init__",),
 }
@@ -66,7 +90,11 @@ FLOORS: dict[int, tuple[str, ...]] = {
 # other; circles are found everywhere.
 SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
     {
+        ("session", "jobs"),  # a session shows what its job has put into it
         ("backends.urls", "backends.memory"),  # an address names a backend
+        ("backends.capabilities", "where"),  # what a port finds sessions by
+        ("backends.capabilities", "backends.base"),
+        ("backends.memory", "backends.memory_queries"),  # one class, in two files
         ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
         ("wsgi_exchange", "housekeeping"),
         ("wsgi", "arguments"),
@@ -92,7 +120,15 @@ LATE: frozenset[tuple[str, str]] = frozenset(
 # The core decides and performs without knowing what drives it.
 _DRIVING = frozenset(
     {
-        *("loops", "cleanup", "heartbeat", "backends.memory", "backends.coalesce", "backends.sqlite"),
+        *(
+            "loops",
+            "cleanup",
+            "heartbeat",
+            "backends.memory",
+            "backends.memory_queries",
+            "backends.coalesce",
+            "backends.sqlite",
+        ),
         *(f"backends.sqlite_{name}" for name in ("file", "handles", "batches", "links", "port", "async")),
     }
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from session_middleware import (
+    BackendClosed,
     ConfigurationError,
     MemoryBackend,
     Policy,
@@ -53,6 +54,12 @@ class Driven:
         if self.runner is None:
             return self.manager.blocking.track_request(session)
         return self._tracked(self.runner, self.manager.track_request(session))
+
+    def transaction(self, session_id: str, **options: Any) -> AbstractContextManager[Session]:
+        """The same for a transaction."""
+        if self.runner is None:
+            return self.manager.blocking.transaction(session_id, **options)
+        return self._tracked(self.runner, self.manager.transaction(session_id, **options))
 
     @contextmanager
     def _tracked(self, runner: asyncio.Runner, held: Any) -> Iterator[Session]:
@@ -401,6 +408,44 @@ def test_stop_waits_for_requests_in_flight_and_reports_those_still_open() -> Non
 
     before = clock.now
     assert asyncio.run(live()) == (False, [1])
+    assert clock.now - before == pytest.approx(5, abs=0.2)
+
+
+def test_plain_code_starts_and_stops_as_async_code_does(tmp_path: Path) -> None:
+    events: list[str] = []
+    manager = SessionManager(f"sqlite:///{tmp_path}/s.db", log=False)
+    manager.subscribe(None, lambda event: events.append(event.name))
+    with manager.blocking as blocking:
+        blocking.create_session()
+        blocking.start()
+        assert blocking.stop() is True
+        assert blocking.count() == 1
+    assert events == ["session_manager_initialized", "session_created", "session_manager_stopped"]
+    with pytest.raises(BackendClosed, match="start"):
+        blocking.count()
+
+
+def test_a_plain_stop_waits_for_requests_in_flight_and_reports_those_still_open() -> None:
+    clock = ManualClock()
+
+    class Backend(MemoryBackend):
+        def port(self, colour: Colour) -> Any:
+            return self
+
+        async def wait(self, seconds: float) -> None:
+            clock.advance(seconds)
+
+    manager = SessionManager(Backend(), log=False, clock=clock, monotonic=clock)
+    stopped: list[object] = []
+    manager.subscribe(
+        "session_manager_stopped", lambda event: stopped.append(event.fields["active_requests"])
+    )
+    before = clock.now
+    session = manager.blocking.create_session()
+    with manager.blocking.track_request(session):
+        assert manager.blocking.stop(timeout=5) is False
+        manager.blocking.open()  # for what the request has to save
+    assert stopped == [1]
     assert clock.now - before == pytest.approx(5, abs=0.2)
 
 

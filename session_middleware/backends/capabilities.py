@@ -7,11 +7,24 @@ early as it can be known.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from session_middleware.backends.base import EndedRecord
 from session_middleware.record import Record, SessionId
+from session_middleware.where import Where
 
-__all__ = ["Bounded", "ByUser", "Counting", "Usage"]
+__all__ = [
+    "Bounded",
+    "ByUser",
+    "Counting",
+    "Iterating",
+    "Leases",
+    "Page",
+    "Position",
+    "Salvaged",
+    "Salvaging",
+    "Usage",
+]
 
 
 @runtime_checkable
@@ -52,3 +65,92 @@ class Counting(Protocol):
 
     async def usage(self, now: float) -> Usage:
         """Figures for operators, cheap enough for each cleanup. May include what expired just now."""
+
+
+class Summary(NamedTuple):
+    """Figures over the live sessions, and how old they are."""
+
+    usage: Usage
+    oldest: float | None  # age in seconds; None where there are no sessions
+    newest: float | None
+    younger: Sequence[int]  # how many are younger than each of the ages that were asked for
+
+
+@runtime_checkable
+class Summarizing(Protocol):
+    """Optional: a port that sums up its sessions itself, without handing them out."""
+
+    async def summary(self, now: float, ages: Sequence[float]) -> Summary:
+        """Figures for operators, by these *ages* in seconds. In parts, so that others do not wait for long;
+        may be off by what begins and ends meanwhile. What has expired is not counted.
+        """
+
+
+class Position(NamedTuple):
+    """Where a session stands in the order of creation, whether or not it still exists."""
+
+    created_at: float
+    id: SessionId
+
+
+class Page(NamedTuple):
+    """Some of the sessions that were asked for. `after` is where to go on; None: those were the last."""
+
+    records: Sequence[Record]
+    after: Position | None
+
+
+@runtime_checkable
+class Iterating(Protocol):
+    """Optional: a port that finds sessions by conditions, and ends those that it found."""
+
+    async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:
+        """Up to *limit* live sessions that match, newest created first, those of one moment by id.
+
+        Begins below *after*. Fewer than *limit*, even none, do not mean that no more follow: a call looks at
+        a bounded number of sessions, so that others do not wait for long. Whoever goes on until `after` is
+        None sees each session that was live and matched throughout exactly once. A record that cannot be
+        read is left out.
+        """
+
+    async def end_found(
+        self, ids: Sequence[SessionId], where: Where, now: float, reason: str, *, by: str | None = None
+    ) -> Sequence[EndedRecord]:
+        """End those of *ids* that are live and still match, at one moment; which ones were ended."""
+
+
+@runtime_checkable
+class Leases(Protocol):
+    """Optional: a port that gives out leases: names that one holder has at a time, among all processes.
+
+    A lease is over at `until <= now`, whatever became of its holder; nobody needs to clean it up. Each of
+    these is atomic, and like everything here takes the time from its caller.
+    """
+
+    async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """Have *name* until *seconds* from now, if it is free, over, or this holder's. Whether that is so."""
+
+    async def renew_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """The same, but False once somebody else has had it. May be False as soon as it was over."""
+
+    async def release_lease(self, name: str, holder: str) -> bool:
+        """Give it back before its time. False, and nothing changes, if this holder does not have it."""
+
+
+class Salvaged(NamedTuple):
+    """What is stored for a session that cannot be decoded."""
+
+    fields: Mapping[str, Any]  # those of `Record` that can be read, but for `data`
+    packed: bytes  # the values, whatever they are
+    mark: object  # by which `mend` knows that it is still the same
+
+
+@runtime_checkable
+class Salvaging(Protocol):
+    """Optional: a port that can read parts of a damaged session, and put a whole one in its place."""
+
+    async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
+        """What is stored, damaged or not. None: nothing, or it has expired as far as that can be read."""
+
+    async def mend(self, record: Record, salvaged: Salvaged) -> bool:
+        """Put *record* in the place of what was salvaged; False if that is no longer what is there."""

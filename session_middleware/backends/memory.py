@@ -1,7 +1,7 @@
 """Sessions in this process: thread-safe, bounded, exact, and gone with the process.
 
-Reading order: `MemoryBackend` (the seven methods, then the optional ones), `_Expiry` (which sessions may be
-due), `_Endings` (why sessions ended).
+Reading order: `MemoryBackend` (the seven methods, then the optional ones; more of those in `memory_queries`),
+`_Expiry` (which sessions may be due), `_Endings` (why sessions ended).
 
 One lock guards every change; `load` is a single dictionary look-up and needs none. Records are immutable, so
 what `load` hands out never changes under the reader.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from threading import Lock
 
@@ -23,7 +23,9 @@ from session_middleware.backends.base import (
     LoadAnswer,
     expiry_reason,
 )
-from session_middleware.backends.capabilities import Usage
+from session_middleware.backends.births import Births
+from session_middleware.backends.capabilities import Salvaged, Usage
+from session_middleware.backends.memory_queries import MemoryQueries
 from session_middleware.errors import BackendClosed, BackendFull, ConfigurationError
 from session_middleware.loops import sleep
 from session_middleware.record import (
@@ -43,7 +45,7 @@ from session_middleware.record import (
 __all__ = ["MemoryBackend"]
 
 
-class MemoryBackend:
+class MemoryBackend(MemoryQueries):
     """Records in a dictionary of this process; both colours share it.
 
     `max_records`: how many records it holds at most, expired ones that were not cleaned up yet included.
@@ -61,10 +63,12 @@ class MemoryBackend:
         self.max_records = max_records
         self._records: dict[SessionId, Record] = {}
         self._users: dict[str, dict[SessionId, None]] = {}
-        self._statuses: Counter[str] = Counter()
-        self._created_sum = 0.0
+        self._statuses: dict[str, dict[SessionId, None]] = {}
+        self._births = Births(self._records)
+        self._created_sum = 0  # ms: adding up floats would drift
         self._expiry = _Expiry()
         self._endings = _Endings()
+        self._leases: dict[str, tuple[str, float]] = {}
         self._lock = Lock()
         self._closed = False
 
@@ -173,20 +177,79 @@ class MemoryBackend:
             return [id_ for id_ in ids if self._end(id_, now, reason, by)]
 
     async def count(self, now: float) -> int:
-        """See `Counting.count`. Looks at every record; for figures, not for requests."""
+        """See `Counting.count`."""
         with self._lock:
             self._check_open()
-            return sum(record.deadline > now for record in self._records.values())
+            return len(self._records) - len(self._expired(now))
 
     async def usage(self, now: float) -> Usage:
         """See `Counting.usage`. Kept up to date by every change, so it costs nothing."""
         with self._lock:
             self._check_open()
-            number = len(self._records)
-            age = now - self._created_sum / number if number else None
-            return Usage(number, age, dict(+self._statuses))
+            return self._usage_without((), now)
+
+    async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """See `Leases.acquire_lease`."""
+        with self._lock:
+            self._check_open()
+            has, until = self._leases.get(name, (holder, now))
+            if has != holder and until > now:
+                return False
+            if name not in self._leases:
+                self._drop_leases_that_are_over(now)
+            self._leases[name] = (holder, now + seconds)
+            return True
+
+    async def renew_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """See `Leases.renew_lease`."""
+        with self._lock:
+            self._check_open()
+            if name not in self._leases or self._leases[name][0] != holder:
+                return False
+            self._leases[name] = (holder, now + seconds)
+            return True
+
+    async def release_lease(self, name: str, holder: str) -> bool:
+        """See `Leases.release_lease`."""
+        with self._lock:
+            self._check_open()
+            if name not in self._leases or self._leases[name][0] != holder:
+                return False
+            del self._leases[name]
+            return True
+
+    async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
+        """See `Salvaging.salvage`. Only values can be damaged here."""
+        record = self._records.get(id)
+        if record is None or record.deadline <= now:
+            return None
+        fields = {name: getattr(record, name) for name in record.__struct_fields__ if name != "data"}
+        return Salvaged(fields, record.data.packed, record)
+
+    async def mend(self, record: Record, salvaged: Salvaged) -> bool:
+        """See `Salvaging.mend`."""
+        with self._lock:
+            self._check_open()
+            present = self._records.get(record.id)
+            if present is None or present is not salvaged.mark:
+                return False
+            self._replace(present, record)
+        return True
 
     # --- under the lock ---
+
+    def _drop_leases_that_are_over(self, now: float) -> None:
+        """Those at the front: leases are made in the order of time, so nothing is scanned."""
+        while self._leases:
+            name = next(iter(self._leases))
+            if self._leases[name][1] > now:
+                break
+            del self._leases[name]
+
+    def _expired(self, now: float) -> list[Record]:
+        """What has expired and was not cleaned up yet."""
+        records = (self._records.get(id_) for id_ in self._expiry.may_be_due(now))
+        return [record for record in records if record is not None and record.deadline <= now]
 
     def _check_open(self) -> None:
         if self._closed:
@@ -198,8 +261,9 @@ class MemoryBackend:
             for one in self._records.values():
                 self._expiry.add(one.id, one.deadline)
         self._records[record.id] = record
-        self._created_sum += record.created_at
-        self._count_status(record.status, 1)
+        self._created_sum += round(record.created_at * 1000)
+        self._births.add(record)
+        self._file_status(record)
         self._expiry.add(record.id, record.deadline)
         if record.user_id is not None:
             self._users.setdefault(record.user_id, {})[record.id] = None
@@ -207,8 +271,8 @@ class MemoryBackend:
     def _replace(self, before: Record, after: Record) -> None:
         self._records[after.id] = after
         if before.status != after.status:
-            self._count_status(before.status, -1)
-            self._count_status(after.status, 1)
+            self._forget_status(before)
+            self._file_status(after)
         if after.deadline < before.deadline:
             self._expiry.add(after.id, after.deadline)  # a later slot is refiled when its time comes
         if before.user_id != after.user_id:
@@ -218,13 +282,20 @@ class MemoryBackend:
 
     def _remove(self, record: Record) -> None:
         del self._records[record.id]
-        self._created_sum -= record.created_at
-        self._count_status(record.status, -1)
+        self._created_sum -= round(record.created_at * 1000)
+        self._births.remove(record)
+        self._forget_status(record)
         self._forget_user(record)
 
-    def _count_status(self, status: str | None, by: int) -> None:
-        if status is not None:
-            self._statuses[status] += by
+    def _file_status(self, record: Record) -> None:
+        if record.status is not None:
+            self._statuses.setdefault(record.status, {})[record.id] = None
+
+    def _forget_status(self, record: Record) -> None:
+        if record.status is not None and (ids := self._statuses.get(record.status)) is not None:
+            ids.pop(record.id, None)
+            if not ids:
+                del self._statuses[record.status]
 
     def _forget_user(self, record: Record) -> None:
         if record.user_id is not None and (ids := self._users.get(record.user_id)) is not None:
@@ -269,6 +340,12 @@ class _Expiry:
             heapq.heappush(self._order, slot)
         self._slots[slot].append(id_)
         self.filed += 1
+
+    def may_be_due(self, now: float) -> set[SessionId]:
+        """The ids of all that may have expired, and stay where they are."""
+        last = int(now // self._SLOT) + 1
+        slots = [slot for slot in self._order if slot <= last]
+        return {id_ for slot in slots for id_ in self._slots[slot]}
 
     def due(self, now: float) -> Iterator[SessionId]:
         """Take out, one by one, the ids of slots that have begun."""

@@ -1,6 +1,6 @@
 """Sessions as rows: the schema, every statement, and what each operation does inside a transaction.
 
-Reading order: `MIGRATIONS` (the tables), `record_of` / `_row_of` (row ↔ Record), then the operations. Each is
+Reading order: `MIGRATIONS` (the tables), `record_of` / `row_of` (row ↔ Record), then the operations. Each is
 a plain function of `execute` and is atomic because its caller runs it in one transaction; so many of them can
 share one. Nothing here opens, begins, commits or waits: ports do.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, get_type_hints
 
 import msgspec
 
@@ -44,22 +44,29 @@ from session_middleware.values import NO_VALUES, Values
 
 __all__ = [
     "APPLICATION_ID",
+    "COLUMNS",
     "ENDINGS_MOST",
+    "HEADER_TYPES",
+    "LAST_BUCKET",
     "MIGRATIONS",
     "Execute",
     "Operation",
     "Rows",
-    "UsagePart",
+    "acquire_lease",
     "commit",
     "count",
     "create",
     "delete",
     "delete_expired",
     "delete_user",
+    "facts_of",
+    "first_bucket",
     "list_user",
     "load",
     "record_of",
-    "usage_part",
+    "release_lease",
+    "renew_lease",
+    "row_of",
 ]
 
 T = TypeVar("T")
@@ -115,16 +122,28 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
              noted_at REAL NOT NULL
            )""",
     ),
+    (
+        "CREATE INDEX session_created ON session(created_at, id)",
+        # Few sessions of a web app have a status; those of jobs are asked for by it.
+        "CREATE INDEX session_status ON session(status, created_at) WHERE status IS NOT NULL",
+        """CREATE TABLE lease(
+             n INTEGER PRIMARY KEY,
+             name TEXT NOT NULL UNIQUE,
+             holder TEXT NOT NULL,
+             until REAL NOT NULL
+           )""",
+    ),
 )
 """What brings a file from each version to the next; `PRAGMA user_version` tells how many were applied."""
+
+LAST_BUCKET: Final = 2**62
+"""Of deadlines that never come."""
 
 ENDINGS_MOST = 100_000
 """How many endings are kept, those younger than `ENDINGS_KEPT_AT_LEAST` not counted."""
 
 _BUCKET = 60.0  # seconds
-_LAST_BUCKET = 2**62  # for deadlines that never come
 _TRIMMED_AT_ONCE = 64
-_COUNTED_AT_ONCE = 10_000
 _SQLITE_PARAMETERS = 500  # below the 999 of old builds
 
 
@@ -157,9 +176,12 @@ class _Facts(msgspec.Struct, array_like=True, frozen=True, gc=False):
     metadata: Mapping[str, Any]
 
 
+HEADER_TYPES: Final[Mapping[str, Any]] = get_type_hints(_Header)
+"""The first columns that are asked for, and what is in them."""
 _HEADER = _Header.__struct_fields__
 _DATA_AT = len(_HEADER)
-_COLUMNS = (*_HEADER, "bucket", "data")
+COLUMNS: Final = (*_HEADER, "bucket", "data")
+"""Those of the table but `n`."""
 
 # Only names of columns are put into these texts; values are always parameters.
 _SELECT = f"SELECT {','.join(_HEADER)},data FROM session"  # noqa: S608
@@ -167,8 +189,8 @@ _SELECT_ONE = f"{_SELECT} WHERE id=?"
 _SELECT_TO_CHANGE = f"SELECT {','.join(_HEADER)},data,bucket,n FROM session WHERE id=?"  # noqa: S608
 _SELECT_HEADER_TO_CHANGE = f"SELECT {','.join(_HEADER)},NULL,bucket,n FROM session WHERE id=?"  # noqa: S608
 _INSERT = (
-    f"INSERT INTO session({','.join(_COLUMNS)}) VALUES({','.join('?' * len(_COLUMNS))})"
-    f" ON CONFLICT(id) DO UPDATE SET {','.join(f'{name}=excluded.{name}' for name in _COLUMNS)}"
+    f"INSERT INTO session({','.join(COLUMNS)}) VALUES({','.join('?' * len(COLUMNS))})"
+    f" ON CONFLICT(id) DO UPDATE SET {','.join(f'{name}=excluded.{name}' for name in COLUMNS)}"
     " WHERE session.deadline<=?"
 )
 
@@ -179,7 +201,7 @@ _UPDATE_VALUES = "UPDATE session SET version=?, last_seen_at=?, deadline=?, data
 _UPDATE_STATE = "UPDATE session SET absolute_deadline=?, retained_until=?, idle_timeout=?, facts=? WHERE n=?"
 _UPDATE_FILING = "UPDATE session SET user_id=?, status=?, bucket=? WHERE n=?"  # what indexes are made of
 
-_facts_of = attrgetter(*_Facts.__struct_fields__)
+_facts_in = attrgetter(*_Facts.__struct_fields__)
 _limits_of = attrgetter("limit", "retained_until", "idle_timeout")
 _encode = msgspec.json.Encoder().encode
 _decode_facts = msgspec.json.Decoder(_Facts).decode
@@ -236,8 +258,8 @@ def _unreadable() -> SessionDataError:
     return SessionDataError("the stored record cannot be read; its row was left as it is")
 
 
-def _row_of(record: Record) -> tuple[Any, ...]:
-    """The values of `_COLUMNS`."""
+def row_of(record: Record) -> tuple[Any, ...]:
+    """The values of `COLUMNS`."""
     return (
         record.id,
         record.version,
@@ -255,17 +277,31 @@ def _row_of(record: Record) -> tuple[Any, ...]:
     )
 
 
+def facts_of(text: str) -> dict[str, Any]:
+    """The fields of a record that are in a column `facts`; none if it cannot be read."""
+    try:
+        facts = _decode_facts(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return {}
+    return {name: getattr(facts, name) for name in _Facts.__struct_fields__}
+
+
 def _packed(record: Record) -> str:
     """The record's `facts`."""
     try:
-        return _encode(_facts_of(record)).decode()
+        return _encode(_facts_in(record)).decode()
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as problem:
         raise SessionDataError("metadata must be JSON: text keys, and plain values") from problem
 
 
+def first_bucket(now: float) -> int:
+    """The only rows that may have expired are in this one, and in those before it."""
+    return int(now // _BUCKET) + 1
+
+
 def _bucket_of(deadline: float) -> int:
     """The first minute at whose beginning this deadline has passed."""
-    return int(deadline // _BUCKET) + 1 if deadline < math.inf else _LAST_BUCKET
+    return int(deadline // _BUCKET) + 1 if deadline < math.inf else LAST_BUCKET
 
 
 # --- one session ---------------------------------------------------------------------------------------
@@ -284,7 +320,7 @@ def create(execute: Execute, record: Record, now: float) -> CreateResult:
     """See `Port.create`."""
     if _ending(execute, record.id) is not None:
         return EXISTS
-    return CREATED if execute(_INSERT, (*_row_of(record), now)).rowcount else EXISTS
+    return CREATED if execute(_INSERT, (*row_of(record), now)).rowcount else EXISTS
 
 
 def commit(execute: Execute, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
@@ -313,7 +349,7 @@ def _update(execute: Execute, n: int, before: Record, after: Record) -> None:
     else:
         execute(_UPDATE_VALUES, (*times, after.data.packed, n))
     limits = _limits_of(after)
-    if limits != _limits_of(before) or _facts_of(after) != _facts_of(before):
+    if limits != _limits_of(before) or _facts_in(after) != _facts_in(before):
         execute(_UPDATE_STATE, (*limits, _packed(after), n))
 
 
@@ -350,7 +386,7 @@ def delete_expired(execute: Execute, now: float, most: int) -> tuple[list[EndedR
         execute(
             "UPDATE session SET bucket=max(?, min(CAST(deadline/? AS INTEGER), ?) + 1)"  # noqa: S608  (as above)
             f" WHERE n IN ({marks})",
-            (bucket + 1, _BUCKET, _LAST_BUCKET, *numbers),
+            (bucket + 1, _BUCKET, LAST_BUCKET, *numbers),
         )
     expired = [_expired(row) for row in rows]
     _note(execute, [(ended.id, Ended(ended.reason, at)) for ended, at in expired], now)
@@ -436,7 +472,7 @@ def delete_user(
 
 def count(execute: Execute, now: float) -> int:
     """See `Counting.count`. Rows that cannot be due yet are counted from the index alone."""
-    bucket = int(now // _BUCKET) + 1
+    bucket = first_bucket(now)
     [(live,)] = execute(
         "SELECT (SELECT count(*) FROM session WHERE bucket>?)"
         " + (SELECT count(*) FROM session WHERE bucket<=? AND deadline>?)",
@@ -445,23 +481,30 @@ def count(execute: Execute, now: float) -> int:
     return int(live)
 
 
-UsagePart: TypeAlias = tuple[list[tuple[str | None, int, float]], int | None]
+# --- leases --------------------------------------------------------------------------------------------
 
 
-def usage_part(execute: Execute, after: int | None, now: float) -> UsagePart:
-    """(status, sessions, sum of created_at) of some sessions, and where to go on: None when it was the last.
+def acquire_lease(execute: Execute, name: str, holder: str, seconds: float, now: float) -> bool:
+    """See `Leases.acquire_lease`. Drops what holders that died have left, the oldest first."""
+    execute(
+        "DELETE FROM lease WHERE until<=? AND name<>? AND n < (SELECT min(n) FROM lease) + ?",
+        (now, name, _TRIMMED_AT_ONCE),
+    )
+    taken = execute(
+        "INSERT INTO lease(name, holder, until) VALUES(?,?,?)"
+        " ON CONFLICT(name) DO UPDATE SET holder=excluded.holder, until=excluded.until"
+        " WHERE lease.holder=excluded.holder OR lease.until<=?",
+        (name, holder, now + seconds, now),
+    )
+    return taken.rowcount > 0
 
-    In parts, so that other readers wait for one part at most: begin with None.
-    """
-    grouped = "SELECT status, count(*), sum(created_at) FROM session WHERE"
-    start = int(now // _BUCKET) + 1
-    if after is None:  # the only rows that may have expired, and that the table must be asked about
-        rows = execute(f"{grouped} bucket<=? AND deadline>? GROUP BY status", (start, now)).fetchall()
-        return rows, start
-    ends = execute(
-        "SELECT bucket FROM session WHERE bucket>? ORDER BY bucket LIMIT 1 OFFSET ?",
-        (after, _COUNTED_AT_ONCE),
-    ).fetchall()
-    end = ends[0][0] if ends else _LAST_BUCKET
-    rows = execute(f"{grouped} bucket>? AND bucket<=? GROUP BY status", (after, end)).fetchall()
-    return rows, end if ends else None
+
+def renew_lease(execute: Execute, name: str, holder: str, seconds: float, now: float) -> bool:
+    """See `Leases.renew_lease`."""
+    kept = execute("UPDATE lease SET until=? WHERE name=? AND holder=?", (now + seconds, name, holder))
+    return kept.rowcount > 0
+
+
+def release_lease(execute: Execute, name: str, holder: str) -> bool:
+    """See `Leases.release_lease`."""
+    return execute("DELETE FROM lease WHERE name=? AND holder=?", (name, holder)).rowcount > 0

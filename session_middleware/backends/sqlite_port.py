@@ -9,21 +9,22 @@ from __future__ import annotations
 import sqlite3
 import threading
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from session_middleware.backends import sql, sqlite_file
+from session_middleware.backends import sql, sql_mending, sql_queries, sqlite_file
 from session_middleware.backends.base import EndedRecord, LoadAnswer
-from session_middleware.backends.capabilities import Usage
+from session_middleware.backends.capabilities import Page, Position, Salvaged, Summary, Usage
 from session_middleware.backends.coalesce import Outcome
 from session_middleware.backends.sql import Operation
+from session_middleware.backends.sql_figures import Sums
 from session_middleware.backends.sqlite_batches import Wal, write
 from session_middleware.backends.sqlite_file import Place, identity, open_connection, translated
 from session_middleware.backends.sqlite_handles import Handle, keep_forever, let_go_before_forks
 from session_middleware.errors import BackendClosed, BackendError, BackendUnavailable, WrongProcess
 from session_middleware.record import Committed, CreateResult, Delta, Record, Refused, SessionId
+from session_middleware.where import Where
 
 __all__ = ["ATTEMPTS", "SQLitePort", "lost", "result_of"]
 
@@ -122,17 +123,47 @@ class SQLitePort:
         return await self._reading(lambda execute: sql.count(execute, now))
 
     async def usage(self, now: float) -> Usage:
-        """See `Counting.usage`. Read in parts, so that loads go on in between."""
-        sessions, created, statuses = 0, 0.0, Counter[str]()
-        after: int | None = None
-        while True:
-            part, after = await self._reading(partial(sql.usage_part, after=after, now=now))
-            for status, number, created_sum in part:
-                sessions += number
-                created += created_sum
-                statuses.update({} if status is None else {status: number})
-            if after is None:
-                return Usage(sessions, now - created / sessions if sessions else None, dict(statuses))
+        """See `Counting.usage`."""
+        return (await self.summary(now, ())).usage
+
+    async def summary(self, now: float, ages: Sequence[float]) -> Summary:
+        """See `Summarizing.summary`. Read in parts, so that loads go on in between."""
+        sums = Sums(now, ages)
+        while not sums.is_done:
+            await self._reading(sums.next_part)
+        return sums.summary()
+
+    async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:
+        """See `Iterating.find`."""
+        return await self._reading(lambda execute: sql_queries.find(execute, where, now, limit, after))
+
+    async def end_found(
+        self, ids: Sequence[SessionId], where: Where, now: float, reason: str, *, by: str | None = None
+    ) -> Sequence[EndedRecord]:
+        """See `Iterating.end_found`."""
+        return await self._writing(
+            lambda execute: sql_queries.end_found(execute, ids, where, now, reason, by)
+        )
+
+    async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """See `Leases.acquire_lease`."""
+        return await self._writing(lambda execute: sql.acquire_lease(execute, name, holder, seconds, now))
+
+    async def renew_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        """See `Leases.renew_lease`."""
+        return await self._writing(lambda execute: sql.renew_lease(execute, name, holder, seconds, now))
+
+    async def release_lease(self, name: str, holder: str) -> bool:
+        """See `Leases.release_lease`."""
+        return await self._writing(lambda execute: sql.release_lease(execute, name, holder))
+
+    async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
+        """See `Salvaging.salvage`."""
+        return await self._reading(lambda execute: sql_mending.salvage(execute, id, now))
+
+    async def mend(self, record: Record, salvaged: Salvaged) -> bool:
+        """See `Salvaging.mend`."""
+        return await self._writing(lambda execute: sql_mending.mend(execute, record, salvaged))
 
     def _check_usable(self) -> None:
         if self._forked:

@@ -3,18 +3,33 @@
 Like everything that touches a backend they are coroutines which await the methods of a port and nothing else.
 `SessionManager` runs them over its async port; `manager.blocking` over the blocking one.
 
-Reading order: `base` (what they stand on), `sessions`, `users`, `cleaning`, `holding`.
+Reading order: `base` (what they stand on), `sessions`, `users`, `cleaning`, `holding`, `queries`, `jobs`,
+`locks`, `sweeping`,
+`figures`, `personal`, `recovery`.
 """
 
 from __future__ import annotations
 
-from session_middleware.operations.cleaning import CleaningOperations
+from session_middleware.operations.figures import FiguresOperations
 from session_middleware.operations.holding import HoldingOperations
+from session_middleware.operations.jobs import JobOperations
+from session_middleware.operations.locks import LockOperations
+from session_middleware.operations.personal import PersonalOperations
+from session_middleware.operations.recovery import RecoveryOperations
 from session_middleware.operations.sessions import SessionOperations
-from session_middleware.operations.users import UserOperations
+from session_middleware.operations.sweeping import SweepingOperations
 
 __all__ = ["Operations"]
 
 
-class Operations(SessionOperations, UserOperations, CleaningOperations, HoldingOperations):
+class Operations(
+    SessionOperations,
+    HoldingOperations,
+    JobOperations,
+    LockOperations,
+    SweepingOperations,
+    FiguresOperations,
+    PersonalOperations,
+    RecoveryOperations,
+):
     """Everything a manager does with sessions, over one port."""

@@ -77,7 +77,7 @@ class OperationsBase:
         return session
 
     async def _renewed(self, record: Record, now: float) -> Record | None:
-        deadline = min(now + self._core.policy.idle(record.idle_timeout), record.limit)
+        deadline = min(now + self._core.policy.idle(record.idle_timeout), record.latest)
         answer = await self._port.commit(record.id, Delta(renew_to=deadline, seen_at=now), now)
         if not isinstance(answer, Committed):
             return None

@@ -79,7 +79,7 @@ class CleaningOperations(OperationsBase):
             None,
             now,
             count=usage.sessions,
-            capacity=None,
+            capacity=self._core.max_sessions,
             average_age=usage.average_age,
             by_status=dict(usage.by_status),
         )

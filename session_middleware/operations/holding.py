@@ -21,7 +21,9 @@ class HoldingOperations(OperationsBase):
         idle = self._core.policy.idle(record.idle_timeout)
         if not self._core.policy.open_requests_renew or record.deadline - now > idle * 2 / 3:
             return True
-        renewed = min(now + idle, record.limit)
+        renewed = min(now + idle, record.latest)
+        if renewed <= record.deadline and record.retained_until is not None:
+            return True  # a status limits its life, and more than that there is not to have
         answer = await self._port.commit(
             record.id, Delta(renew_to=renewed, seen_at=now, admitted=opening.admitted), now
         )

@@ -7,7 +7,16 @@ operations and checks them for linearizability; `broken` holds the backends that
 Nothing here imports pytest, and nothing but what you use is imported.
 """
 
+from session_middleware.testing import (
+    contract_leases,
+    contract_queries,
+    contract_salvaging,
+    contract_summaries,
+)
 from session_middleware.testing.clock import ManualClock
 from session_middleware.testing.contract import BackendContract, Case, MakePort, Skipped, contract_cases
+
+# Each adds its cases to those of `contract`.
+_ = (contract_queries, contract_leases, contract_salvaging, contract_summaries)
 
 __all__ = ["BackendContract", "Case", "MakePort", "ManualClock", "Skipped", "contract_cases"]

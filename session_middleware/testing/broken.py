@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from session_middleware.backends.base import Colour, EndedRecord, LoadAnswer, Port, wrong_colour
+from session_middleware.backends.capabilities import Page, Position, Salvaged, Summary
 from session_middleware.backends.memory import MemoryBackend
 from session_middleware.errors import SessionDataError
 from session_middleware.record import (
@@ -30,21 +31,27 @@ from session_middleware.record import (
 )
 from session_middleware.testing.histories import Pause
 from session_middleware.values import Values
+from session_middleware.where import Where
 
 __all__ = [
     "BROKEN",
     "BackwardRenewal",
+    "CountsTheDead",
     "CycleWithTwoWinners",
     "DroppedNul",
+    "EndsWhatItFound",
     "ForgetfulDelete",
     "HalfCommit",
     "HesitantBackend",
     "IgnoredAbsoluteDeadline",
     "LastWriteWins",
     "LateExpiry",
+    "LeaseForTwo",
+    "MendsWhateverIsThere",
     "OverwritingCreate",
     "ReadModifyWriteCounters",
     "RepeatedCleanup",
+    "ShiftingPages",
     "StaleReads",
     "UpsertSave",
 ]
@@ -279,6 +286,81 @@ class DroppedNul(HesitantBackend):
         return await super().create(replace(record, data=Values.of(pairs)), now)
 
 
+class LeaseForTwo(HesitantBackend):
+    """Looks whether a lease is free before it takes it, not while: two holders may both have it."""
+
+    async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        has, until = self.inner._leases.get(name, (holder, now))  # noqa: SLF001  (what another store would be asked)
+        await Pause()
+        if has != holder and until > now:
+            return False
+        self.inner._leases[name] = (holder, now + seconds)  # noqa: SLF001  (no question asked any more)
+        return True
+
+    async def renew_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
+        return await self.inner.renew_lease(name, holder, seconds, now)
+
+    async def release_lease(self, name: str, holder: str) -> bool:
+        return await self.inner.release_lease(name, holder)
+
+
+class ShiftingPages(HesitantBackend):
+    """Counts from the top where a page goes on: what ends meanwhile makes it skip as many sessions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pages: dict[Position, int] = {}
+
+    async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:
+        offset = 0 if after is None else self._pages.pop(after)
+        all_there_is = await self.inner.find(where, now, limit=10_000)
+        some = all_there_is.records[offset : offset + limit]
+        if len(some) < limit:
+            return Page(some, None)
+        place = Position(some[-1].created_at, some[-1].id)
+        self._pages[place] = offset + limit
+        return Page(some, place)
+
+    async def end_found(
+        self, ids: Sequence[SessionId], where: Where, now: float, reason: str, *, by: str | None = None
+    ) -> Sequence[EndedRecord]:
+        return await self.inner.end_found(ids, where, now, reason, by=by)
+
+
+class EndsWhatItFound(ShiftingPages):
+    """Ends by id alone, and does not look again: also what no longer is what was looked for."""
+
+    async def end_found(
+        self, ids: Sequence[SessionId], _: Where, now: float, reason: str, *, by: str | None = None
+    ) -> Sequence[EndedRecord]:
+        return await super().end_found(ids, Where(), now, reason, by=by)
+
+
+class MendsWhateverIsThere(HesitantBackend):
+    """Puts a mended session in the place of what is there by then, were it whole again or gone."""
+
+    async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
+        return await self.inner.salvage(id, now)
+
+    async def mend(self, record: Record, _: Salvaged) -> bool:
+        await self.overwrite(record, record.created_at)
+        self.inner._put(record)  # noqa: SLF001  (no question asked)
+        return True
+
+
+class CountsTheDead(HesitantBackend):
+    """Sums up what is stored, expired or not: figures that only a cleanup puts right."""
+
+    async def summary(self, now: float, ages: Sequence[float]) -> Summary:
+        found = await self.inner.summary(now - 3600, [age - 3600 for age in ages])
+        usage = found.usage._replace(average_age=_older(found.usage.average_age))
+        return Summary(usage, _older(found.oldest), _older(found.newest), found.younger)
+
+
+def _older(age: float | None) -> float | None:
+    return None if age is None else age + 3600
+
+
 BROKEN: tuple[type[HesitantBackend], ...] = (
     LastWriteWins,
     UpsertSave,
@@ -293,5 +375,10 @@ BROKEN: tuple[type[HesitantBackend], ...] = (
     OverwritingCreate,
     RepeatedCleanup,
     DroppedNul,
+    LeaseForTwo,
+    ShiftingPages,
+    EndsWhatItFound,
+    MendsWhateverIsThere,
+    CountsTheDead,
 )
 """Every wrong backend of this module."""

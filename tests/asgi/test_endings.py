@@ -58,7 +58,7 @@ async def test_a_stopped_app_whose_backend_is_down_answers_503_until_it_is_up(
 async def test_a_manager_that_was_never_started_can_be_stopped(site: Site) -> None:
     await site.visit(page(put(n=1)))
     assert await site.manager.stop() is True
-    assert site.manager.is_closed
+    assert site.manager.lifetime.is_closed
 
 
 async def test_what_a_response_changed_before_it_broke_off_is_named(site: Site) -> None:

@@ -87,6 +87,14 @@ BREAKS = {
     broken.OverwritingCreate: ["a create leaves a live session alone"],
     broken.RepeatedCleanup: ["each expiry is reported once"],
     broken.DroppedNul: ["any text is a value"],
+    broken.LeaseForTwo: ["of many who want a lease one gets it"],
+    broken.ShiftingPages: ["pages do not shift when sessions begin and end"],
+    broken.EndsWhatItFound: ["what matches no longer is not ended"],
+    broken.CountsTheDead: ["what has expired is in no sum"],
+    broken.MendsWhateverIsThere: [
+        "a session is mended only while it is as it was salvaged",
+        "what ended meanwhile is not mended",
+    ],
 }
 
 

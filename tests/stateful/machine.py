@@ -13,15 +13,18 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from session_middleware import MemoryBackend, SessionManager, SessionNotFoundError, SQLiteBackend
 from session_middleware.backends.base import Backend, Colour
+from session_middleware.jobs import ERROR, ITEM, MOVED_AT, PROGRESS
 from session_middleware.testing.clock import ManualClock
 from tests.test_manager import Driven
 
@@ -33,6 +36,17 @@ VALUES = st.one_of(
 )
 USERS = st.sampled_from([None, "ann", "bob"])
 STEPS = st.sampled_from([0.0, 1.0, 61.0, 250.0, IDLE - 1, IDLE, 1500.0])
+RETENTION = {"failed": 300.0, "completed": 2000.0}  # seconds
+STATUSES = st.sampled_from(["pending", "processing", "failed", "completed"])
+CONDITIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "user_id": st.sampled_from(["ann", "bob"]),
+        "status": STATUSES,
+        "created_before": st.sampled_from([START + 1, START + 300, START + 2000]),
+        "seen_after": st.sampled_from([START, START + 61, START + 1500]),
+    },
+)
 _runs = itertools.count(1)
 NUMBERS = st.integers(0, 10_000)  # which session: taken modulo how many there are
 
@@ -50,21 +64,41 @@ class Known:
     ended: str | None = None  # why, once it was ended on purpose
     ended_at: float = 0.0
     cleaned: bool = False
+    status: str | None = None
+    retained_until: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def is_live(self, now: float) -> bool:
         return self.ended is None and self.deadline > now
 
+    @property
+    def latest(self) -> float:
+        return self.limit if self.retained_until is None else min(self.limit, self.retained_until)
+
     def renew(self, now: float) -> None:
-        self.deadline = max(self.deadline, min(now + IDLE, self.limit))
+        self.deadline = max(self.deadline, min(now + IDLE, self.latest))
 
     def commit(self, now: float, *, changed: bool) -> None:
         """What a commit does besides the change: a renewal that is due, and a note of the visit."""
-        is_due = self.deadline - now < 0.8 * IDLE and min(now + IDLE, self.limit) > self.deadline
+        is_due = self.deadline - now < 0.8 * IDLE and min(now + IDLE, self.latest) > self.deadline
         if is_due:
             self.renew(now)
         if changed or is_due:
             self.seen_at = max(self.seen_at, now)
+
+    def move(self, now: float, **values: Any) -> None:
+        """What a job's sign of life does."""
+        self.values |= {**values, MOVED_AT: now}
+        self.commit(now, changed=True)
+
+    def set_status(self, status: str, now: float, error: str | None) -> None:
+        self.values.pop(ERROR, None)
+        self.move(now, **({} if error is None else {ERROR: error}))
+        was_retained, length = self.retained_until is not None, RETENTION.get(status)
+        self.status, self.retained_until = status, None if length is None else now + length
+        if was_retained:  # the idle timeout begins anew
+            self.deadline = max(self.deadline, min(now + IDLE, self.limit))
+        self.deadline = min(self.deadline, self.latest)
 
 
 class ManagerMachine(RuleBasedStateMachine):
@@ -81,7 +115,12 @@ class ManagerMachine(RuleBasedStateMachine):
         super().__init__()
         self.place = self.folder or Path(tempfile.mkdtemp())
         self.clock = ManualClock(START)
-        settings = {"idle_timeout": IDLE, "absolute_timeout": ABSOLUTE, **self.options}
+        settings = {
+            "idle_timeout": IDLE,
+            "absolute_timeout": ABSOLUTE,
+            "retention": RETENTION,
+            **self.options,
+        }
         manager = SessionManager(
             self.make_backend(self.place), clock=self.clock, monotonic=self.clock, log=False, **settings
         )
@@ -149,7 +188,120 @@ class ManagerMachine(RuleBasedStateMachine):
         if was_live:
             self._end(known, reason)
 
+    @rule(number=NUMBERS, key=KEYS, value=VALUES, fails=st.booleans())
+    def change_in_a_transaction(self, number: int, key: str, value: Any, fails: bool) -> None:
+        id_, known = self._one(number)
+        if not known.is_live(self.clock()):
+            with pytest.raises(SessionNotFoundError), self.driven.transaction(id_):
+                raise AssertionError("a transaction began in a session that is over")
+            return
+        end = pytest.raises(TimeoutError) if fails else nullcontext()
+        with end, self.driven.transaction(id_) as session:
+            assert dict(session) == known.values
+            session[key] = value
+            if fails:
+                raise TimeoutError
+        if fails:
+            return
+        changed = key not in known.values or known.values[key] != value
+        known.values[key] = value
+        known.commit(self.clock(), changed=changed)
+
+    @rule(number=NUMBERS)
+    def swap_by_transact(self, number: int) -> None:
+        def swap(session: Any) -> int:
+            session["a"], session["b"] = session.get("b"), session.get("a")
+            return len(session)
+
+        id_, known = self._one(number)
+        if not known.is_live(self.clock()):
+            self._is_not_found("transact", id_, swap)
+            return
+        after = {**known.values, "a": known.values.get("b"), "b": known.values.get("a")}
+        assert self.driven.transact(id_, swap) == len(after)
+        known.commit(self.clock(), changed=after != known.values)
+        known.values = after
+
+    # --- jobs ---
+
+    @rule(number=NUMBERS, status=STATUSES, error=st.sampled_from([None, "why"]))
+    def set_status(self, number: int, status: str, error: str | None) -> None:
+        id_, known = self._one(number)
+        if not known.is_live(self.clock()):
+            self._is_not_found("set_status", id_, status, error)
+            return
+        self.driven.set_status(id_, status, error)
+        known.set_status(status, self.clock(), error)
+
+    @rule(number=NUMBERS, step=st.integers(0, 4))
+    def set_progress(self, number: int, step: int) -> None:
+        id_, known = self._one(number)
+        if not known.is_live(self.clock()):
+            self._is_not_found("set_progress", id_, step, 4, "half")
+            return
+        self.driven.set_progress(id_, step, 4, "half")
+        said = {"current_step": step, "total_steps": 4, "percentage": 25.0 * step, "description": "half"}
+        known.move(self.clock(), **{PROGRESS: said})
+        assert self.driven.get_job(id_).progress == said
+
+    @rule(number=NUMBERS, item=st.integers(0, 3), value=VALUES)
+    def put_item(self, number: int, item: int, value: Any) -> None:
+        id_, known = self._one(number)
+        if not known.is_live(self.clock()):
+            self._is_not_found("put_item", id_, item, value)
+            return
+        self.driven.put_item(id_, item, value)
+        known.move(self.clock(), **{f"{ITEM}{item}": value})
+
     # --- several ---
+
+    @rule(conditions=CONDITIONS, limit=st.integers(1, 4))
+    def find(self, conditions: dict[str, Any], limit: int) -> None:
+        where = self._where(conditions)
+        found: list[str] = []
+        page = self.driven.get_sessions(limit=limit, **where)
+        while page:
+            found += [session.id for session in page]
+            page = self.driven.get_sessions(limit=limit, after=page[-1], **where)
+        assert [id_ for id_ in found if id_ in self.known] == self._matching(conditions)
+        assert len(set(found)) == len(found)
+
+    @rule(conditions=CONDITIONS)
+    def end_what_is_found(self, conditions: dict[str, Any]) -> None:
+        where, ids = self._where(conditions), self._matching(conditions)
+        assert self.driven.end_sessions(ids=list(self.known), **where) == len(ids)
+        assert self.driven.end_sessions(
+            ids=list(self.known), dry_run=False, reason="suspect", **where
+        ) == len(ids)
+        for id_ in ids:
+            self._end(self.known[id_], "suspect")
+
+    @rule(number=NUMBERS)
+    def ask_why_it_ended(self, number: int) -> None:
+        id_, known = self._one(number)
+        why = self.driven.why_ended(id_)
+        if known.is_live(self.clock()):
+            assert why is None
+        elif known.ended is not None and self.clock() - known.ended_at <= 600:
+            assert (why.reason, why.at) == (known.ended, known.ended_at)
+
+    @rule(user=USERS.filter(bool))
+    def export(self, user: str) -> None:
+        whose = self._user(user)
+        exported = {one["session_id"]: one["data"] for one in self.driven.export_user(whose)["sessions"]}
+        assert exported == {id_: known.values for id_, known in self._live() if known.user == whose}
+
+    @precondition(lambda self: self.alone)  # as for `clean_up`
+    @rule(user=USERS.filter(bool))
+    def erase(self, user: str) -> None:
+        whose = self._user(user)
+        ended = [known for _, known in self._live() if known.user == whose]
+        assert self.driven.erase_user(whose) == len(ended)
+        for known in ended:
+            self._end(known, "erased")
+        told = {event.session_id for event in self.driven.heard("session_expired")}
+        for id_, known in self.known.items():
+            known.cleaned = known.cleaned or id_ in told
 
     @rule(user=USERS.filter(bool), keep=NUMBERS)
     def delete_of_user(self, user: str, keep: int) -> None:
@@ -217,6 +369,7 @@ class ManagerMachine(RuleBasedStateMachine):
         stored = self.driven.record(id_)
         assert stored is not None
         assert (session.user_id, session.created_at) == (known.user, known.created_at)
+        assert (session.status, stored.retained_until) == (known.status, known.retained_until)
         assert (stored.deadline, stored.limit) == (known.deadline, known.limit)
         assert stored.last_seen_at == known.seen_at
 
@@ -232,6 +385,25 @@ class ManagerMachine(RuleBasedStateMachine):
 
     def _live(self) -> list[tuple[str, Known]]:
         return [(id_, known) for id_, known in self.known.items() if known.is_live(self.clock())]
+
+    def _where(self, conditions: dict[str, Any]) -> dict[str, Any]:
+        where = dict(conditions)
+        if "user_id" in where:
+            where["user_id"] = self._user(where["user_id"])
+        return where
+
+    def _matching(self, conditions: dict[str, Any]) -> list[str]:
+        """The live sessions that meet the conditions, newest first."""
+        where = self._where(conditions)
+        ids = [
+            id_
+            for id_, known in self._live()
+            if where.get("user_id", known.user) == known.user
+            and where.get("status", known.status) == known.status
+            and known.created_at < where.get("created_before", known.created_at + 1)
+            and known.seen_at >= where.get("seen_after", known.seen_at)
+        ]
+        return sorted(ids, key=lambda id_: (self.known[id_].created_at, id_), reverse=True)
 
     def _end(self, known: Known, reason: str) -> None:
         known.ended, known.ended_at = reason, self.clock()

@@ -13,7 +13,9 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from session_middleware import MemoryBackend
 from session_middleware.backends.base import Colour
-from session_middleware.record import Delta, SessionId, replace
+from session_middleware.backends.capabilities import Page
+from session_middleware.record import UNSET, Delta, SessionId, replace
+from session_middleware.where import Where
 from tests.stateful.machine import ManagerMachine, machine_for
 
 ROOT = Path(__file__).parents[2]
@@ -74,8 +76,41 @@ class TellsTwice(MemoryBackend):
         return [*ended, *ended]
 
 
+class IgnoresRetention(MemoryBackend):
+    async def commit(self, id: SessionId, delta: Delta, now: float) -> Any:  # noqa: A002
+        return await super().commit(id, replace(delta, retained_until=UNSET), now)
+
+
+class FindsByCreationAlone(MemoryBackend):
+    async def find(self, where: Where, now: float, **more: Any) -> Any:
+        return await super().find(Where(created_before=where.created_before, ids=where.ids), now, **more)
+
+
+class SkipsBetweenPages(MemoryBackend):
+    async def find(self, where: Where, now: float, **more: Any) -> Page:
+        page = await super().find(where, now, **more)
+        return page if page.after is None else Page(page.records[:-1], page.after)
+
+
+class ForgetsWhy(MemoryBackend):
+    async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002
+        return await super().delete(id, now, "deleted", by)
+
+
 @pytest.mark.parametrize(
-    "broken", [NeverExpires, LosesUnset, SetsCounters, KeepsNobody, RenewsPastTheLimit, TellsTwice]
+    "broken",
+    [
+        NeverExpires,
+        LosesUnset,
+        SetsCounters,
+        KeepsNobody,
+        RenewsPastTheLimit,
+        TellsTwice,
+        IgnoresRetention,
+        FindsByCreationAlone,
+        SkipsBetweenPages,
+        ForgetsWhy,
+    ],
 )
 def test_a_backend_that_breaks_a_promise_is_found(broken: type[MemoryBackend]) -> None:
     class Machine(ManagerMachine):

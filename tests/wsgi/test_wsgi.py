@@ -1,5 +1,6 @@
 """The WSGI entrance: when it commits, what it does to responses, and how a request ends."""
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from session_middleware import (
 )
 from session_middleware.backends.base import Backend
 from session_middleware.housekeeping import Housekeeper
-from tests.wsgi.harness import KEY, Client, FaultyBackend, Site, page, put
+from tests.wsgi.harness import KEY, Client, FaultyBackend, Site, WSGIApp, page, put
 
 ROOT = Path(__file__).parents[2]
 
@@ -624,3 +625,49 @@ def test_the_thread_is_each_processs_own_and_is_stopped_at_its_exit(tmp_path: Pa
         *("forked []", f"child {one}", "at exit []"),
         "at exit []",
     ]
+
+
+def counting(seen: list[int]) -> WSGIApp:
+    def count(session: Session) -> None:
+        session["n"] = session.get("n", 0) + 1
+        seen.append(session["n"])
+
+    return page(count)
+
+
+@pytest.mark.parametrize("colour", ["async", "blocking"])
+def test_an_app_whose_manager_was_stopped_opens_it_again(backend: Backend, colour: str) -> None:
+    seen: list[int] = []
+    site = Site(counting(seen), backend)
+    client = site.client()
+    client.get()
+    if colour == "async":
+        asyncio.run(site.manager.stop())
+    else:
+        assert site.manager.blocking.stop() is True
+    assert client.get().status == 200
+    assert seen == [1, 2]
+
+
+def test_a_stopped_app_whose_backend_is_down_answers_503_until_it_is_up(backend: Backend) -> None:
+    seen: list[int] = []
+    faulty = FaultyBackend(backend)
+    site = Site(counting(seen), faulty)
+    client = site.client()
+    client.get()
+    site.manager.blocking.stop()
+    faulty.failing = {"open"}
+    refused = client.get()
+    assert (refused.status, refused.header("retry-after"), refused.set_cookie) == (503, "2", None)
+    faulty.failing = set()
+    assert client.get().status == 200
+    assert seen == [1, 2]
+    assert len(site.manager.activity) == 0
+
+
+def test_an_app_made_over_a_manager_that_was_stopped_opens_it() -> None:
+    manager = SessionManager(secret_key=KEY, log=False)
+    asyncio.run(manager.stop())
+    client = Client(WSGISessionMiddleware(page(put(n=1)), manager=manager))
+    assert client.get().status == 200
+    assert client.cookie is not None

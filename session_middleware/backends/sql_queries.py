@@ -1,0 +1,147 @@
+"""How sessions in SQLite are found by conditions: the second half of `sql`, over the same tables.
+
+Reading order: `find` (a page of sessions), `end_found`.
+
+Sessions are walked in the order of their creation along an index, a window of bounded size at a time, so no
+read holds its snapshot for long, however rare what is looked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from session_middleware.backends.base import EndedRecord
+from session_middleware.backends.capabilities import Page, Position
+from session_middleware.backends.sql import (
+    _SELECT,
+    _SQLITE_PARAMETERS,
+    Execute,
+    _note,
+    _readable,
+)
+from session_middleware.record import Ended, Record, SessionId
+from session_middleware.where import Where
+
+__all__ = ["end_found", "find"]
+
+_SEEN_AT_ONCE = 1000  # rows of one window
+_TOP: Final = Position(math.inf, SessionId(""))
+_BOTTOM: Final = Position(-math.inf, SessionId(""))
+_ID_AT, _CREATED_AT = 0, 2  # in a row of `_SELECT`
+_NEWEST_FIRST = "ORDER BY created_at DESC, id DESC"
+
+_Terms: TypeAlias = tuple[str, tuple[Any, ...]]
+
+
+class _Walk(NamedTuple):
+    """Along which index, and the condition that keeps to it."""
+
+    along: str
+    base: str
+    parameters: tuple[Any, ...] = ()
+
+
+def find(execute: Execute, where: Where, now: float, limit: int, after: Position | None) -> Page:
+    """See `Iterating.find`."""
+    top = _TOP if after is None else after
+    if where.created_before is not None:
+        top = min(top, Position(where.created_before, SessionId("")))
+    if where.ids is not None:
+        return _find_ids(execute, where, now, limit, top)
+    bottom = _BOTTOM if where.created_after is None else Position(where.created_after, SessionId(""))
+    walk = _walk_of(where)
+    end = _end_of_window(execute, walk, top, bottom)
+    rows = _rows_between(execute, walk, top, end or bottom, _also(where, now), limit)
+    more = _position_of(rows[-1]) if len(rows) == limit else end
+    return Page(_matching(rows, where), more)
+
+
+def _walk_of(where: Where) -> _Walk:
+    if where.user_id is not None:
+        return _Walk("session_user", "user_id=? AND", (where.user_id,))
+    if where.status is not None:
+        return _Walk("session_status", "status=? AND", (where.status,))
+    return _Walk("session_created", "")
+
+
+def _end_of_window(execute: Execute, walk: _Walk, top: Position, bottom: Position) -> Position | None:
+    """The last place of this window, or None where it reaches to the bottom."""
+    rows = execute(
+        f"SELECT created_at, id FROM session INDEXED BY {walk.along} WHERE {walk.base}"  # noqa: S608  (ours)
+        f" (created_at, id)<(?,?) AND (created_at, id)>=(?,?) {_NEWEST_FIRST} LIMIT 1 OFFSET ?",
+        (*walk.parameters, *top, *bottom, _SEEN_AT_ONCE - 1),
+    ).fetchall()
+    return Position(*rows[0]) if rows else None
+
+
+def _rows_between(
+    execute: Execute, walk: _Walk, top: Position, end: Position, also: _Terms, limit: int
+) -> list[Sequence[Any]]:
+    terms, parameters = also
+    return execute(
+        f"{_SELECT} INDEXED BY {walk.along} WHERE {walk.base}"
+        f" (created_at, id)<(?,?) AND (created_at, id)>=(?,?) AND {terms} {_NEWEST_FIRST} LIMIT ?",
+        (*walk.parameters, *top, *end, *parameters, limit),
+    ).fetchall()
+
+
+def _also(where: Where, now: float) -> _Terms:
+    """What else the columns tell, so that fewer rows have to be decoded."""
+    wanted = [
+        ("deadline>?", now),
+        ("user_id=?", where.user_id),
+        ("status=?", where.status),
+        ("last_seen_at<?", where.seen_before),
+        ("last_seen_at>=?", where.seen_after),
+    ]
+    asked = [(term, value) for term, value in wanted if value is not None]
+    return " AND ".join(term for term, _ in asked), tuple(value for _, value in asked)
+
+
+def _position_of(row: Sequence[Any]) -> Position:
+    return Position(row[_CREATED_AT], row[_ID_AT])
+
+
+def _matching(rows: Sequence[Sequence[Any]], where: Where) -> list[Record]:
+    records = [record for row in rows if (record := _readable(row)) is not None]
+    return [record for record in records if where.matches(record)]
+
+
+def _find_ids(execute: Execute, where: Where, now: float, limit: int, top: Position) -> Page:
+    """A page of those that are named: they are looked up and sorted, so each page costs as many look-ups."""
+    ids = sorted(where.ids or ())
+    places: list[Position] = []
+    for start in range(0, len(ids), _SQLITE_PARAMETERS):
+        some = ids[start : start + _SQLITE_PARAMETERS]
+        rows = execute(f"SELECT created_at, id FROM session WHERE id IN ({_marks(some)})", some)  # noqa: S608  (question marks)
+        places += [Position(*row) for row in rows.fetchall()]
+    below = sorted((place for place in places if place < top), reverse=True)
+    wanted = [place.id for place in below[: min(limit, _SQLITE_PARAMETERS)]]
+    found = _live(execute, wanted, now)
+    more = below[len(wanted) - 1] if len(wanted) < len(below) else None
+    return Page(_matching(sorted(found, key=_position_of, reverse=True), where), more)
+
+
+def _live(execute: Execute, ids: Sequence[SessionId], now: float) -> list[Sequence[Any]]:
+    return execute(f"{_SELECT} WHERE id IN ({_marks(ids)}) AND deadline>?", (*ids, now)).fetchall()
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
+
+
+def end_found(
+    execute: Execute, ids: Sequence[SessionId], where: Where, now: float, reason: str, by: str | None
+) -> list[EndedRecord]:
+    """See `Iterating.end_found`. All of them at one moment."""
+    ended: list[Record] = []
+    for start in range(0, len(ids), _SQLITE_PARAMETERS - 1):
+        some = ids[start : start + _SQLITE_PARAMETERS - 1]
+        ended += _matching(_live(execute, some, now), where)
+    for record in ended:
+        execute("DELETE FROM session WHERE id=?", (record.id,))
+    if ended:
+        _note(execute, [(record.id, Ended(reason, now, by)) for record in ended], now)
+    return [EndedRecord(record.id, record.user_id, reason, record.created_at) for record in ended]
