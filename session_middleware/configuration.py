@@ -90,7 +90,8 @@ def from_mapping(
     if not isinstance(mapping, Mapping):
         raise ConfigurationError(f"mapping: found {type(mapping).__name__}, pass a mapping of options")
     known = options_of(make)
-    names: _Names = {option: (option, None) for option in known} | dict([_TIMEOUT])
+    names: _Names = {option: (option, None) for option in known}
+    names[_TIMEOUT[0]] = _TIMEOUT[1]
     names |= _resolved(aliases, known)
     unknown = [str(key) for key in mapping if key not in names]
     if unknown:
@@ -100,7 +101,7 @@ def from_mapping(
 
 def options_of(make: Callable[..., object]) -> dict[str, Any]:
     """Every option *make* takes, with its type; those of `**options: Unpack[...]` among them."""
-    hints = get_type_hints(make.__init__ if isclass(make) else make)  # type: ignore[misc]  # of this very class
+    hints = get_type_hints(make.__init__ if isclass(make) else make)
     hints.pop("return", None)
     for name in [name for name, hint in hints.items() if get_origin(hint) is Unpack]:
         hints |= get_type_hints(get_args(hints.pop(name))[0])

@@ -72,8 +72,7 @@ class Entrance:
         self.name = self.codec.settings.session_cookie
         self.immediate = self.performer.port.immediate
         self.importer = Importer(self.performer, manager.import_from) if manager.import_from else None
-        limited = manager.max_requests_per_session is not None
-        self.opens_first = not self.immediate or limited or eager
+        self.always_opens_first = not self.immediate or eager
         # What every request asks for, looked up once: properties of the manager, and constant.
         self.activity = manager.activity
         self.reporter = manager.reporter
@@ -83,6 +82,11 @@ class Entrance:
         self.weak_key = self.codec.weak_key  # None once it was told
         self.warned_of_http = False
         self.next_cleanup = 0.0  # monotonic seconds; for apps without a lifespan
+
+    @property
+    def opens_first(self) -> bool:
+        """Whether the session is loaded before the app is called. A limit may come while it runs."""
+        return self.always_opens_first or self.manager.max_requests_per_session is not None
 
     def warn_of_weak_key(self) -> None:
         """Once, and not at construction: nobody listens to events then."""

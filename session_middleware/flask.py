@@ -387,7 +387,9 @@ class _Site:
         if len(self.entrances) >= _MOST_KEYS:
             self.entrances.clear()
         made = PlainEntrance(self.manager, codec=codec, **self.routes)
-        made.opens_first = True  # whether a session is permanent must be known of those nobody looks at
+        made.always_opens_first = (
+            True  # whether a session is permanent must be known of those nobody looks at
+        )
         self.entrances[name, key, fallbacks] = made
         return made
 

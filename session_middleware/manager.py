@@ -6,9 +6,10 @@ Reading order: `SessionManager` (its options, its life), `Blocking` (the same fo
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -27,6 +28,7 @@ from session_middleware.backends.capabilities import Bounded, Counting
 from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.cleanup import Cleanup
+from session_middleware.configuration import Aliases, from_environment, from_mapping, options_of
 from session_middleware.cookies import CookieCodec, CookieSettings
 from session_middleware.core import Core, Lease
 from session_middleware.errors import ConfigurationError
@@ -38,6 +40,7 @@ from session_middleware.old_cookies import OldCookie, readers_of
 from session_middleware.operations import Operations
 from session_middleware.perform import Performer
 from session_middleware.policy import Duration, Policy, PolicyOptions, flag, seconds
+from session_middleware.reconfiguration import Live, chosen
 from session_middleware.record import SessionId
 from session_middleware.reporting import Reporter
 from session_middleware.session import Session
@@ -167,6 +170,27 @@ class SessionManager(Operations):
         self.cleaner = Cleanup(core, self.cleanup_expired, seconds("cleanup_interval", cleanup_interval))
         self._check_interval = seconds("check_interval", check_interval)
         self.heartbeat = Heartbeat(core, self, self._check_interval)
+
+    @classmethod
+    def from_env(cls, prefix: str = "SESSION_", aliases: Aliases | None = None, **options: Any) -> Self:
+        """A manager of environment variables: `SESSION_BACKEND`, `SESSION_IDLE_TIMEOUT`, … each option.
+
+        `SESSION_TIMEOUT` is the idle timeout in seconds; *aliases* name others, with the unit of a duration:
+        `{"APP_MINUTES": ("idle_timeout", "minutes")}`. Variables that name no option, and empty ones, are
+        ignored. *options* go before the variables. Raises `ConfigurationError`, which quotes the variable
+        and its text, but never that of a secret.
+        """
+        return from_environment(cls, os.environ, prefix, aliases, options)
+
+    @classmethod
+    def from_config(
+        cls, mapping: Mapping[str, Any], *, aliases: Aliases | None = None, **options: Any
+    ) -> Self:
+        """A manager of a mapping by option, as a configuration file gives it; texts as by `from_env`.
+
+        Raises `ConfigurationError`, also for a key that is no option.
+        """
+        return from_mapping(cls, mapping, aliases, options)
 
     def __repr__(self) -> str:
         return f"<SessionManager {self._core.backend.url}>"
@@ -302,6 +326,20 @@ class SessionManager(Operations):
         """
         return await self._whole(super().save(session))
 
+    async def reconfigure(self, **options: Any) -> None:
+        """Change options while it runs; all of them or none. What is not given stays, as does what is None.
+
+        Everything but the backend, the keys, the cookie and the clocks. Requests under way end as they began;
+        smaller limits refuse from the next request on. A shorter `idle_timeout` or `absolute_timeout` holds
+        for existing sessions when this returns, in every process: the idle one from the last moment the
+        visitor may have been there, and not where `set_expiry` gave a session its own. Longer ones begin with
+        each session's next renewal, or login.
+
+        Raises `ConfigurationError`, naming the option; `BackendError`, and then the options stay as they
+        were (some sessions may be shortened already: call it again).
+        """
+        await self._reconfigured(self, options)
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -350,6 +388,54 @@ class SessionManager(Operations):
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         return await (work if self._port.immediate else self.finisher.finish(work))
+
+    async def _reconfigured(self, operations: Operations, options: Mapping[str, Any]) -> None:
+        live, before = self._live(), self._core.policy
+        choice = chosen(live, options_of(SessionManager), before, options)
+        self._core.policy = choice.policy
+        try:
+            await operations.enforce_timeouts(before, choice.policy)
+        except BaseException:
+            if self._core.policy is choice.policy:  # nobody has changed it again
+                self._core.policy = before
+            raise
+        for name, value in choice.others.items():
+            live[name].apply(value)
+
+    def _live(self) -> dict[str, Live]:
+        """The options besides the policy's that may change: how each is checked, and how it is set."""
+        return {
+            "cleanup_interval": Live(seconds, self._set_cleanup_interval),
+            "backend_timeout": Live(seconds, self._set_backend_timeout),
+            "check_interval": Live(seconds, self._set_check_interval),
+            "stuck_after": Live(seconds, partial(setattr, self._core, "stuck_after")),
+            "max_concurrent_requests": Live(_limit, partial(setattr, self, "max_concurrent_requests")),
+            "max_requests_per_session": Live(_limit, partial(setattr, self, "max_requests_per_session")),
+            "log": Live(flag, lambda on: self.reporter.log(on=on)),
+            "log_context": Live(flag, partial(setattr, self, "log_context")),
+        }
+
+    def _set_cleanup_interval(self, interval: float) -> None:
+        self.cleaner.change_interval(interval)
+        if "blocking_cleaner" in self.__dict__:
+            self.blocking_cleaner.change_interval(interval)
+
+    def _set_backend_timeout(self, timeout: float) -> None:
+        self.backend_timeout = self.finisher.timeout = timeout
+        performers = [self._performer, *([self.blocking_performer] if self._has_blocking else [])]
+        for performer in performers:
+            if isinstance(performer.port, Bounded):
+                performer.port.bound(timeout)
+
+    def _set_check_interval(self, interval: float) -> None:
+        self._check_interval = self.heartbeat.interval = interval
+        self.heartbeat.hurry()
+        if "blocking_heartbeat" in self.__dict__:
+            self.blocking_heartbeat.interval = interval
+
+    @property
+    def _has_blocking(self) -> bool:
+        return "blocking_performer" in self.__dict__
 
     def _keep(self, lease: Lease) -> Callable[[], None]:
         return spawn(partial(self._keep_on, lease))
@@ -445,6 +531,10 @@ class Blocking:
     ) -> AbstractContextManager[Session]:
         """As `SessionManager.transaction`, but nothing renews the lease: the body must be done by then."""
         return _plainly(self._operations.transaction(session_id, timeout=timeout, lease=lease))
+
+    def reconfigure(self, **options: Any) -> None:
+        """As `SessionManager.reconfigure`."""
+        run_blocking(self._manager._reconfigured(self._operations, options))  # noqa: SLF001  (of this file)
 
     def start(self) -> None:
         """As `SessionManager.start`, for the backend's blocking port; but no cleanup begins."""
