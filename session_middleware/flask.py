@@ -175,6 +175,13 @@ class SessionInterface(FlaskSessionInterface):
         """The manager that serves *app*."""
         return self._site(app).manager
 
+    def codec_of(self, app: Flask) -> CookieCodec:
+        """Signs the cookies of *app* with its keys of now. Raises `ConfigurationError` where it has none."""
+        entrance = self._site(app).entrance(app, self.get_cookie_name(app))
+        if entrance is None:
+            raise ConfigurationError("app: it has no secret key; set app.secret_key")
+        return entrance.codec
+
     def get_cookie_secure(self, app: Flask) -> bool:
         """Secure where the app asks for it, and whenever the request came by https."""
         return super().get_cookie_secure(app) or current_request.is_secure

@@ -251,6 +251,11 @@ class SessionManager(Operations):
         """Opens and commits the sessions of requests without an event loop; `run_blocking` drives it."""
         return self._performer_over(self._core, "blocking")
 
+    @property
+    def uses_blocking_port(self) -> bool:
+        """Whether somebody has asked for the blocking performer."""
+        return "blocking_performer" in self.__dict__
+
     @cached_property
     def blocking_heartbeat(self) -> Heartbeat:
         """Renews what such requests hold; whoever has a thread for it runs its rounds."""
@@ -422,7 +427,7 @@ class SessionManager(Operations):
 
     def _set_backend_timeout(self, timeout: float) -> None:
         self.backend_timeout = self.finisher.timeout = timeout
-        performers = [self._performer, *([self.blocking_performer] if self._has_blocking else [])]
+        performers = [self._performer, *([self.blocking_performer] if self.uses_blocking_port else [])]
         for performer in performers:
             if isinstance(performer.port, Bounded):
                 performer.port.bound(timeout)
@@ -432,10 +437,6 @@ class SessionManager(Operations):
         self.heartbeat.hurry()
         if "blocking_heartbeat" in self.__dict__:
             self.blocking_heartbeat.interval = interval
-
-    @property
-    def _has_blocking(self) -> bool:
-        return "blocking_performer" in self.__dict__
 
     def _keep(self, lease: Lease) -> Callable[[], None]:
         return spawn(partial(self._keep_on, lease))
