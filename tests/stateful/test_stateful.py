@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from session_middleware import MemoryBackend
@@ -146,6 +146,15 @@ def test_a_backend_that_breaks_a_promise_is_found(broken: type[MemoryBackend]) -
     limits = broken in {EndsTheNewest, HasRoomForOneMore}
     machine = limited(Free, total=4, per_user=2) if limits else Free
 
-    quick = settings(SLICE, max_examples=300, report_multiple_bugs=False, phases=[Phase.generate])
-    with pytest.raises(AssertionError):
-        run_state_machine_as_test(machine, settings=quick)
+    assert any(is_found(machine, number) for number in range(8))
+
+
+def is_found(machine: type[ManagerMachine], number: int) -> bool:
+    quick = settings(
+        SLICE, derandomize=False, max_examples=100, report_multiple_bugs=False, phases=[Phase.generate]
+    )
+    try:
+        run_state_machine_as_test(seed(number)(machine), settings=quick)
+    except AssertionError:
+        return True
+    return False
