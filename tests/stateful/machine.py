@@ -308,6 +308,7 @@ class ManagerMachine(RuleBasedStateMachine):
         if known.is_live(self.clock()):
             assert why is None
         elif known.ended is not None and self.clock() - known.ended_at <= 600:
+            assert why is not None
             assert why.reason == known.ended
             assert why.at == known.ended_at or known.by_epoch
 
