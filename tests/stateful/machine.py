@@ -267,7 +267,9 @@ class ManagerMachine(RuleBasedStateMachine):
         self.driven.set_progress(id_, step, 4, "half")
         said = {"current_step": step, "total_steps": 4, "percentage": 25.0 * step, "description": "half"}
         known.move(self.clock(), **{PROGRESS: said})
-        assert self.driven.get_job(id_).progress == said
+        job = self.driven.get_job(id_)
+        assert job is not None
+        assert job.progress == said
 
     @rule(number=NUMBERS, item=st.integers(0, 3), value=VALUES)
     def put_item(self, number: int, item: int, value: Any) -> None:
