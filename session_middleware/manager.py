@@ -582,6 +582,11 @@ class Blocking:
         self._manager = manager
         self._operations = operations
 
+    @property
+    def manager(self) -> SessionManager:
+        """Whose operations these are."""
+        return self._manager
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         operation = getattr(self._operations, name)
         return lambda *args, **kwargs: run_blocking(operation(*args, **kwargs))

@@ -69,6 +69,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     6: ("perform", "backends.sqlite_port", "backends.postgres", "backends.redis"),
     7: (
         "importing",
+        "migration",
         "operations.*",
         "backends.sqlite_async",
         "backends.sqlite_blocking",
@@ -77,6 +78,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     9: ("manager",),
     10: (
         "progress",
+        "finding",
         "exchange",
         "arguments",
         "housekeeping",
@@ -85,8 +87,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "monitoring.*",
         "state.*",
     ),
-    11: ("asgi", "typed", "fastapi", "flask", "streamlit", "cli", "dashboard.*", "testing.*"),
-    12: ("__init__",),
+    11: ("asgi", "typed", "fastapi", "flask", "streamlit", "cli.*", "dashboard.*", "testing.*"),
+    12: ("__init__", "__main__"),
 }
 
 # Imports within one floor: (importer, imported), with the reason. Files of one `folder.*` may import each

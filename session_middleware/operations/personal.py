@@ -28,6 +28,11 @@ class PersonalOperations(UserOperations, CleaningOperations):
         sessions = await self.get_user_sessions(user)
         return {"user_id": user, "exported_at": now, "sessions": [_exported(one) for one in sessions]}
 
+    async def export_session(self, session_id: str) -> dict[str, JsonValue] | None:
+        """The same of one session, whoever's it is; None if it is not live."""
+        session = await self.get_session(session_id)
+        return None if session is None else _exported(session)
+
     async def erase_user(self, user_id: str | int) -> int:
         """End every session of this user and delete what is stored of them; how many were live.
 

@@ -7,21 +7,19 @@ where the manager is found (`_served_by`), then the two kinds of cookie jars.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from session_middleware.blocking import run_blocking
 from session_middleware.cookies import CookieCodec, Credential
 from session_middleware.errors import ConfigurationError
+from session_middleware.finding import manager_serving
 from session_middleware.manager import SessionManager
 from session_middleware.opening import open_with
 from session_middleware.session import Live, Session
 from session_middleware.testing.helpers import make_session, plainly
 
 __all__ = ["login_as", "session_of"]
-
-_DEEPEST = 100  # layers of middleware
 
 
 def login_as(
@@ -103,30 +101,12 @@ def _flask_site(app: Any, jar: _Jar, manager: SessionManager | None) -> _Site:
 
 
 def _served_by(app: object) -> SessionManager:
-    for layer in _layers(app):
-        for found in (
-            getattr(layer, "manager", None),
-            getattr(getattr(layer, "state", None), "session_manager", None),
-        ):
-            if isinstance(found, SessionManager):
-                return found
-    raise ConfigurationError(
-        "client: no session middleware was found in its app; pass manager=, the one you gave the middleware"
-    )
-
-
-def _layers(app: Any) -> Iterator[object]:
-    """The app and what it wraps, outermost first. Starlette's stack is built as its first request would."""
-    for _ in range(_DEEPEST):
-        if app is None:
-            return
-        yield app
-        if hasattr(app, "build_middleware_stack"):
-            if app.middleware_stack is None:
-                app.middleware_stack = app.build_middleware_stack()
-            app = app.middleware_stack
-        else:
-            app = getattr(app, "app", None)
+    found = manager_serving(app)
+    if found is None:
+        raise ConfigurationError(
+            "client: no session middleware was found in its app; pass manager=, the one of the middleware"
+        )
+    return found
 
 
 # --- cookie jars ---

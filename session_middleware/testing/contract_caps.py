@@ -217,6 +217,7 @@ async def _sessions_that_may_not_be_refused_shrink_nobody(make: MakePort) -> Non
 @_case()
 async def _however_many_are_created_at_once_there_are_never_too_many(make: MakePort) -> None:
     ports, caps = [make(), make()], Caps(total=5)
+    _capped(ports[0])
     answers: list[Admitted[Any]] = await make.together(
         _made(ports[number % 2], number, caps) for number in range(20)
     )
@@ -230,6 +231,7 @@ async def _however_many_are_created_at_once_there_are_never_too_many(make: MakeP
 async def _however_many_logins_there_are_at_once_a_user_never_has_too_many(make: MakePort) -> None:
     for reject in (False, True):
         ports, caps = [make(), make()], Caps(per_user=3, reject=reject)
+        _capped(ports[0])
         first = 100 * reject
         answers: list[Admitted[Any]] = await make.together(
             _made(ports[number % 2], number, caps, user_id=f"ada{reject}")
