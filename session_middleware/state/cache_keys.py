@@ -1,4 +1,4 @@
-"""Which results an app has cached, and what they rest on: who is told that one is stale drops all that follow.
+"""Which results an app has cached, and what they rest on: one that is stale takes with it all that follow.
 
 The cached values themselves live in the app's cache; here are only their names. A name that is not here is
 not to be trusted, so forgetting the oldest beyond the bound costs a computation, never a stale answer.
@@ -58,7 +58,7 @@ class CacheKeys:
 
         A dependency that contains it counts too, although it be no key.
         """
-        if not isinstance(pattern, str) or not pattern:
+        if not pattern:
             raise ConfigurationError("pattern: pass some text; invalidate_all() is for every key")
         graph = {key: set(self.dependencies(key)) for key in self.keys}
         names = set(graph).union(*graph.values())

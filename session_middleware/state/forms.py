@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from copy import deepcopy
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from session_middleware.errors import SessionDataError
@@ -70,15 +71,15 @@ class FormState:
     # --- its data ---
 
     @property
-    def data(self) -> dict[str, JsonValue]:
-        """The fields, as a copy: change them by `update`, `replace` and `remove`."""
-        found = read(self._values, self._key).get("data")
-        return deepcopy(found) if isinstance(found, dict) else {}
+    def data(self) -> Mapping[str, JsonValue]:
+        """The fields, to read: change them by `update`, `replace` and `remove`."""
+        return MappingProxyType(self._data())
 
     @property
     def is_dirty(self) -> bool:
         """The data differ from what was last marked as saved; from no data, if nothing was."""
-        return _digest(self.data) != read(self._values, self._key).get("saved", _NO_DATA)
+        saved: object = read(self._values, self._key).get("saved", _NO_DATA)
+        return _digest(self.data) != saved
 
     @property
     def updated_at(self) -> float | None:
@@ -101,9 +102,9 @@ class FormState:
     def replace(self, data: Mapping[str, JsonValue]) -> None:
         """Make these all the fields there are, as one step that can be undone."""
         kept: Any = held(self._key, dict(data))
-        step = step_between(kept, self.data)
-        if step["set"] or step["unset"] or kept != self.data:
-            self._keep_steps(undo=[*self._steps("undo"), step], redo=[])
+        before = self._data()
+        if kept != before:
+            self._keep_steps(undo=[*self._steps("undo"), step_between(kept, before)], redo=[])
             self._keep(data=kept, updated_at=self._clock())
 
     def mark_saved(self) -> None:
@@ -160,7 +161,7 @@ class FormState:
 
         Raises `SessionDataError` if this one alone is beyond `snapshot_bytes`.
         """
-        made = FormSnapshot(secrets.token_urlsafe(8), self.form_id, description, self._clock(), self.data)
+        made = FormSnapshot(secrets.token_urlsafe(8), self.form_id, description, self._clock(), self._data())
         all_of_them: list[Any] = [_stored(one) for one in [*self.snapshots, made]]
         limits = self._limits
         kept = bounded(all_of_them, most=limits.snapshots, max_bytes=limits.snapshot_bytes)
@@ -195,6 +196,10 @@ class FormState:
     def _snapshots_key(self) -> str:
         return f"{_SNAPSHOTS}{self.form_id}"
 
+    def _data(self) -> dict[str, JsonValue]:
+        found = read(self._values, self._key).get("data")
+        return deepcopy(found) if isinstance(found, dict) else {}
+
     def _time(self, name: str) -> float | None:
         found = read(self._values, self._key).get(name)
         return found if isinstance(found, int | float) else None
@@ -215,7 +220,7 @@ class FormState:
         steps: list[Any] = self._steps(taken)
         if not steps:
             return False
-        before = self.data
+        before = self._data()
         after = patched(before, steps.pop())
         self._keep_steps(**{taken: steps, given: [*self._steps(given), step_between(after, before)]})
         self._keep(data=after, updated_at=self._clock())

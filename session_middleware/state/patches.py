@@ -13,9 +13,7 @@ __all__ = ["bounded", "patched", "step_between"]
 
 def step_between(now: Mapping[str, JsonValue], then: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The step that makes *then* of *now*: `{"set": {field: value}, "unset": [field]}`."""
-    changed = {
-        name: deepcopy(value) for name, value in then.items() if name not in now or now[name] != value
-    }
+    changed = {name: deepcopy(value) for name, value in then.items() if name not in now or now[name] != value}
     gone: list[Any] = [name for name in now if name not in then]
     return {"set": changed, "unset": gone}
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from session_middleware.blocking import run_blocking
 from session_middleware.jobs import PROCESSING, JobState
 from session_middleware.manager import SessionManager
-from session_middleware.operations import Operations
 from session_middleware.values import JsonValue
 
 __all__ = ["BlockingProgress", "Progress"]
@@ -29,32 +27,32 @@ class Progress:
     """
 
     def __init__(self, manager: SessionManager, session_id: str) -> None:
-        self._operations: Operations = manager
+        self._manager = manager
         self.session_id = session_id
 
     async def start(self) -> None:
         """The job runs: status `processing`."""
-        await self._operations.set_status(self.session_id, PROCESSING)
+        await self._manager.set_status(self.session_id, PROCESSING)
 
     async def progress(self, current_step: int, total_steps: int, description: str = "") -> None:
         """How far it is; the percentage follows."""
-        await self._operations.set_progress(self.session_id, current_step, total_steps, description)
+        await self._manager.set_progress(self.session_id, current_step, total_steps, description)
 
     async def put_item(self, number: int, item: JsonValue) -> None:
         """Add a result under its number, or replace the one that has it."""
-        await self._operations.put_item(self.session_id, number, item)
+        await self._manager.put_item(self.session_id, number, item)
 
     async def fail(self, error_message: str) -> None:
         """Over, without success: status `failed`. *error_message* is for the visitor to read."""
-        await self._operations.fail(self.session_id, error_message)
+        await self._manager.fail(self.session_id, error_message)
 
     async def complete(self) -> None:
         """Over, with success: status `completed`."""
-        await self._operations.complete(self.session_id)
+        await self._manager.complete(self.session_id)
 
     async def state(self) -> JobState | None:
         """Status, progress, number of results, error message, as they are now; None: the session ended."""
-        return await self._operations.get_job(self.session_id)
+        return await self._manager.get_job(self.session_id)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -72,42 +70,37 @@ class Progress:
             await self.fail(kind.__name__)
 
 
-class _InThread(Progress):
-    def __init__(self, manager: SessionManager, session_id: str) -> None:
-        super().__init__(manager, session_id)
-        self._operations = Operations(manager.core, manager.blocking_performer)
-
-
 class BlockingProgress:
     """The same for a thread: plain calls, and `with BlockingProgress(manager, id) as job:`."""
 
     def __init__(self, manager: SessionManager, session_id: str) -> None:
-        self._job = _InThread(manager, session_id)
+        self._calls = manager.blocking
         self.session_id = session_id
 
     def start(self) -> None:
         """See `Progress.start`."""
-        run_blocking(self._job.start())
+        self._calls.set_status(self.session_id, PROCESSING)
 
     def progress(self, current_step: int, total_steps: int, description: str = "") -> None:
         """See `Progress.progress`."""
-        run_blocking(self._job.progress(current_step, total_steps, description))
+        self._calls.set_progress(self.session_id, current_step, total_steps, description)
 
     def put_item(self, number: int, item: JsonValue) -> None:
         """See `Progress.put_item`."""
-        run_blocking(self._job.put_item(number, item))
+        self._calls.put_item(self.session_id, number, item)
 
     def fail(self, error_message: str) -> None:
         """See `Progress.fail`."""
-        run_blocking(self._job.fail(error_message))
+        self._calls.fail(self.session_id, error_message)
 
     def complete(self) -> None:
         """See `Progress.complete`."""
-        run_blocking(self._job.complete())
+        self._calls.complete(self.session_id)
 
     def state(self) -> JobState | None:
         """See `Progress.state`."""
-        return run_blocking(self._job.state())
+        found: JobState | None = self._calls.get_job(self.session_id)
+        return found
 
     def __enter__(self) -> Self:
         self.start()
@@ -116,4 +109,10 @@ class BlockingProgress:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        run_blocking(self._job.__aexit__(kind, problem, trace))
+        state = self.state()
+        if state is None or state.is_over:
+            return
+        if kind is None:
+            self.complete()
+        else:
+            self.fail(kind.__name__)

@@ -43,7 +43,7 @@ def add(values: Store, key: str, by: int = 1) -> None:
 
 
 def cycle(values: Store) -> None:
-    """A change of privilege: the session's former cookies are worthless at once. Nothing without a session."""
+    """A change of privilege: the session's former cookies are worthless at once. Only for a session."""
     if isinstance(values, Session):
         values.cycle(grace=0)
 
