@@ -186,7 +186,7 @@ def test_snapshots_are_bounded_in_number_and_in_bytes(values: Any) -> None:
         form.update("n", number)
         form.create_snapshot(str(number))
     assert [one.description for one in form.snapshots] == ["2", "3"]
-    form.update("text", "x" * 300)
+    form.update("text", "x" * 390)
     form.create_snapshot("large")
     assert [one.description for one in form.snapshots] == ["large"]
     form.update("text", "x" * 600)
