@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from session_middleware.activity import Activity
 from session_middleware.backends.base import Backend
+from session_middleware.backends.capabilities import Caps
 from session_middleware.policy import Policy
 from session_middleware.record import Record, SessionId
 from session_middleware.reporting import Reporter
@@ -52,7 +53,12 @@ class Core:
     held: dict[tuple[SessionId, object], Held] = field(default_factory=dict)
     running: Callable[[], object] = object  # names the task or thread that runs now
     stuck_after: float = 1800.0  # seconds
-    max_sessions: int | None = None  # None: no limit
+    caps: Caps | None = None  # None: no limit
     is_cleaning: Callable[[], bool] = bool  # whether this process cleans up periodically
     cleaned: int = 0  # sessions that cleanup removed
     live_sessions: int | None = None  # as the last cleanup found; None before the first
+
+    @property
+    def max_sessions(self) -> int | None:
+        """How many sessions there may be. None: no limit."""
+        return None if self.caps is None else self.caps.total

@@ -10,7 +10,7 @@ pays for one object and one look-up.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from math import ceil
 from secrets import token_hex
 from typing import Any, TypeAlias, TypeVar
@@ -31,15 +31,17 @@ from session_middleware.plan import is_settled
 from session_middleware.record import Record
 from session_middleware.reporting import bind_request_context, unbind_request_context
 from session_middleware.session import Fresh, Life, Live, Opening, Session, SetCookie, UnreadSession
+from session_middleware.values import JsonValue
 
 __all__ = ["Entrance", "Exchange", "Matcher"]
 
 T = TypeVar("T")
+
 Matcher: TypeAlias = Callable[[Scope], bool]
 
 _ACCEPTED = 101  # the status of an accepted WebSocket
 _ERROR = 500  # from this status on, nothing but an ending is saved
-_RETRY_AFTER = b"2"  # seconds
+_RETRY_AFTER = 2  # seconds
 _PROCESS = token_hex(4)  # tells request ids of several processes apart
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _PHRASES = {429: b"Too many requests for one session", 503: b"Service unavailable, try again in a moment"}
@@ -72,8 +74,7 @@ class Entrance:
         self.name = self.codec.settings.session_cookie
         self.immediate = self.performer.port.immediate
         self.importer = Importer(self.performer, manager.import_from) if manager.import_from else None
-        limited = manager.max_requests_per_session is not None
-        self.opens_first = not self.immediate or limited or eager
+        self.always_opens_first = not self.immediate or eager
         # What every request asks for, looked up once: properties of the manager, and constant.
         self.activity = manager.activity
         self.reporter = manager.reporter
@@ -83,6 +84,13 @@ class Entrance:
         self.weak_key = self.codec.weak_key  # None once it was told
         self.warned_of_http = False
         self.next_cleanup = 0.0  # monotonic seconds; for apps without a lifespan
+
+    @property
+    def opens_first(self) -> bool:
+        """Whether the session is loaded before the app is called. A limit may come while it runs."""
+        manager = self.manager
+        limited = manager.max_requests_per_session is not None or manager.rate_limit is not None
+        return limited or self.always_opens_first
 
     def warn_of_weak_key(self) -> None:
         """Once, and not at construction: nobody listens to events then."""
@@ -103,6 +111,7 @@ class Exchange(ActiveRequest):
     life: Life | None = None  # what the cookies opened, where that was found out before the first look
     old: Sighting | None = None  # a cookie of another package, where there is none of ours
     status = 0
+    retry_after = _RETRY_AFTER
     now = 0.0  # seconds since the epoch, read once per phase
     began = 0.0  # monotonic seconds, of an observed request
     started = False  # the response has left
@@ -194,7 +203,9 @@ class Exchange(ActiveRequest):
         opening = session.life.opening
         try:
             await self._finish(self.entrance.performer.commit_late(session, manager.clock(), failed=failed))
-        except BackendError as problem:  # an event has named the keys, and nobody is left to be answered
+        except SessionCapacityError:  # an event has named the keys, and nobody is left to be answered
+            return
+        except BackendError as problem:  # the same
             self._note_failure("commit", problem)
         else:
             self._note_commit(opening)
@@ -255,6 +266,8 @@ class Exchange(ActiveRequest):
         """Count it among the requests of its session, looked at or not; False if that are too many."""
         manager = self.entrance.manager
         limit = manager.max_requests_per_session
+        if not await self._comes_in_time(record):
+            return False
         if limit is None:
             return True
         active = len(manager.activity.holding(record.id))
@@ -266,6 +279,17 @@ class Exchange(ActiveRequest):
         manager.activity.hold(self, counted, self.now)
         self.held = None  # until it looks, it renews nothing
         return True
+
+    async def _comes_in_time(self, record: Record) -> bool:
+        """Count it for the rate limit; False if it was refused for that."""
+        rate_limit = self.entrance.manager.rate_limit
+        wait = None if rate_limit is None else rate_limit.wait_of(record.id)
+        if rate_limit is None or wait is None:
+            return True
+        self.retry_after = ceil(wait)
+        active = len(self.entrance.manager.activity.holding(record.id))
+        await self._refuse(429, active=active, limit=rate_limit.text)
+        return False
 
     def _open_now(self, session: Session) -> None:
         """The first look, over a backend that answers at once."""
@@ -300,8 +324,14 @@ class Exchange(ActiveRequest):
         """Fill the session at its first look, and hold it from then on."""
         self.entrance.performer.fill(session, self._opened(), self.now)
         session.life.late = self.started
+        if self.entrance.manager.client_facts is not None:
+            session.life.client = self._client_facts
         session.life.passive = self.entrance.passive is not None and self.entrance.passive(self.scope)
         self._hold(session)
+
+    def _client_facts(self) -> Mapping[str, JsonValue]:
+        facts_of = self.entrance.manager.client_facts
+        return {} if facts_of is None else facts_of(self.scope)
 
     def _opened(self) -> Life:
         if self.life is None:
@@ -352,7 +382,7 @@ class Exchange(ActiveRequest):
         try:
             commit = self.entrance.performer.commit(session, self.now, failed=self.status >= _ERROR)
             await self._finish(commit)
-        except BackendError as problem:
+        except (BackendError, SessionCapacityError) as problem:
             life.owed = None  # unconfirmed, the cookie of an early `save` could undo a login made meanwhile
             await self._refuse(503, problem=problem)
             raise
@@ -449,7 +479,7 @@ class Exchange(ActiveRequest):
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(phrase)),
-            (b"retry-after", _RETRY_AFTER),
+            (b"retry-after", b"%d" % self.retry_after),
             (b"cache-control", b"no-store"),
         ]
         start: Message = {"type": "http.response.start", "status": status, "headers": headers}

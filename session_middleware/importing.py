@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from session_middleware.errors import SessionDataError
+from session_middleware.errors import SessionCapacityError, SessionDataError
 from session_middleware.old_cookies import OldCookie, OldSession, first_old_session
 from session_middleware.perform import Performer
 from session_middleware.record import EXISTS, Delta, Record, SessionId
@@ -53,22 +53,25 @@ class Importer:
         return await self._performer.open_as(SessionId(became["session"]), became["generation"], now)
 
     async def _take_over(self, old: OldSession, now: float) -> Record | None:
-        """The record that remembers it; None if its values cannot be kept, which an event tells."""
+        """The record that remembers it; None where it cannot be kept, or nothing more: events tell."""
         session = Session(old.values)
         session.life = self._performer.nobody()
         session.life.metadata = {"imported_from": old.source}
         try:
             await self._performer.create(session, now)
-        except SessionDataError:
+        except (SessionDataError, SessionCapacityError):
             return None
         made = session.life.record
         assert made is not None  # noqa: S101  (it was created)
         # Before the old cookie is known to have become it: a crash in between leaves a session of nobody.
         await self._performer.port.commit(made.id, Delta(cycle=self._performer.grace), now)
         remembered = _remembered(old, made, now)
-        if await self._performer.port.create(remembered, now) is EXISTS:
-            return await self._taken_over_by_another(old, made, now)
-        return remembered
+        try:
+            answer = await self._performer.limits.create(remembered, now)
+        except SessionCapacityError:
+            await self._performer.end_others([made.id], now)
+            return None
+        return remembered if answer is not EXISTS else await self._taken_over_by_another(old, made, now)
 
     async def _taken_over_by_another(self, old: OldSession, made: Record, now: float) -> Record | None:
         """Another request was faster: what it made is the session, what we made is nobody's."""

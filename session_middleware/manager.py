@@ -6,9 +6,19 @@ Reading order: `SessionManager` (its options, its life), `Blocking` (the same fo
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -19,14 +29,16 @@ from dataclasses import fields
 from datetime import timedelta
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypedDict, TypeVar, Unpack, get_args
 
 from session_middleware.activity import ActiveRequest, Activity
 from session_middleware.backends.base import Backend, Colour, wrong_colour
-from session_middleware.backends.capabilities import Bounded, Counting
+from session_middleware.backends.capabilities import Bounded, Capped, Caps, Counting
 from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.cleanup import Cleanup
+from session_middleware.client import ClientFacts, client_facts_of
+from session_middleware.configuration import Aliases, from_environment, from_mapping, options_of
 from session_middleware.cookies import CookieCodec, CookieSettings
 from session_middleware.core import Core, Lease
 from session_middleware.errors import ConfigurationError
@@ -38,9 +50,13 @@ from session_middleware.old_cookies import OldCookie, readers_of
 from session_middleware.operations import Operations
 from session_middleware.perform import Performer
 from session_middleware.policy import Duration, Policy, PolicyOptions, flag, seconds
+from session_middleware.reconfiguration import Live, chosen
 from session_middleware.record import SessionId
 from session_middleware.reporting import Reporter
 from session_middleware.session import Session
+
+if TYPE_CHECKING:
+    from session_middleware.rates import RateLimit
 
 __all__ = [
     "Blocking",
@@ -53,6 +69,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+OnTooMany: TypeAlias = Literal["evict_oldest", "reject"]
+_CAPS = {"max_sessions": "total", "max_sessions_per_user": "per_user"}
 _COOKIE_OPTIONS = tuple(field.name for field in fields(CookieSettings))
 _STRANGER = (
     600.0  # seconds for which an unknown cookie tells of another process rather than of an old session
@@ -81,8 +99,13 @@ class ManagerOptions(PolicyOptions, total=False):
     backend_timeout: Duration
     check_interval: Duration
     stuck_after: Duration
+    max_sessions: int | None
+    max_sessions_per_user: int | None
+    on_too_many: OnTooMany
     max_concurrent_requests: int | None
     max_requests_per_session: int | None
+    rate_limit: str | None
+    client_facts: bool | ClientFacts
     log: bool
     log_context: bool
     clock: Callable[[], float]
@@ -108,8 +131,19 @@ class SessionManager(Operations):
             where no call can be cut short, it bounds what the backend's port waits for others.
         check_interval: seconds within which the WebSocket of a revoked session is closed. Default 30.
         stuck_after: seconds without a sign of life after which a `processing` session is stuck. Default 1800.
+        max_sessions: more sessions at once are not stored: those that expired go first, then those of the
+            lowest priority, those of nobody, those seen longest ago; where none may go, 503. Default None: no
+            limit.
+        max_sessions_per_user: the same for the live sessions of one user. Default None: no limit.
+        on_too_many: what one more login of a user does: "evict_oldest" (default) ends the session created
+            first, "reject" refuses it (`SessionCapacityError`, 503).
         max_concurrent_requests: more requests at once in this process get 503. None: no limit.
         max_requests_per_session: more requests of one session at once get 429. None: no limit.
+        rate_limit: more requests of one session than these get 429, counted in this process: "100/minute", or
+            several ("5/second;100/minute"). Needs the extra `rate-limit`. Default None: no limit.
+        client_facts: keep the client's network (an address cut to /24 or /48) and user agent in
+            `metadata["client"]` when a request creates a session or signs in. False: nothing; or a function
+            of the scope that answers what to keep. Default True.
         log: write events to the log. Default True.
         log_context: bind `session_id`, `user_id`, `request_id` for the app's structlog lines. Default True.
         clock: answers seconds since the epoch; for tests.
@@ -130,8 +164,13 @@ class SessionManager(Operations):
         backend_timeout: Duration = 5.0,
         check_interval: Duration = 30.0,
         stuck_after: Duration = 1800.0,
+        max_sessions: int | None = None,
+        max_sessions_per_user: int | None = None,
+        on_too_many: OnTooMany = "evict_oldest",
         max_concurrent_requests: int | None = None,
         max_requests_per_session: int | None = None,
+        rate_limit: str | None = None,
+        client_facts: bool | ClientFacts = True,
         log: bool = True,
         log_context: bool = True,
         clock: Callable[[], float] = time.time,
@@ -147,6 +186,9 @@ class SessionManager(Operations):
         self.backend_timeout = seconds("backend_timeout", backend_timeout)
         self.max_concurrent_requests = _limit("max_concurrent_requests", max_concurrent_requests)
         self.max_requests_per_session = _limit("max_requests_per_session", max_requests_per_session)
+        self.rate_limit = _rate_limit(rate_limit, clock)
+        self.client_facts = client_facts_of(client_facts)
+        """What is kept of a client in `metadata["client"]`; None: nothing."""
         self.log_context = flag("log_context", log_context)
         self.reporter = Reporter(manager=self, log=flag("log", log))
         core = Core(
@@ -164,10 +206,35 @@ class SessionManager(Operations):
         self._told_of_strangers = False
         self._last_writes: dict[Colour, list[Callable[[], Awaitable[object]]]] = {"async": [], "blocking": []}
         super().__init__(core, self._performer_over(core, "async"))
+        self._caps = Caps()
+        for name, value in (("max_sessions", max_sessions), ("max_sessions_per_user", max_sessions_per_user)):
+            self._set_cap(_CAPS[name], self._cap(name, value))
+        self._set_cap("reject", _rejects("on_too_many", on_too_many))
         self.finisher = Finisher(self.backend_timeout)
         self.cleaner = Cleanup(core, self.cleanup_expired, seconds("cleanup_interval", cleanup_interval))
         self._check_interval = seconds("check_interval", check_interval)
         self.heartbeat = Heartbeat(core, self, self._check_interval)
+
+    @classmethod
+    def from_env(cls, prefix: str = "SESSION_", aliases: Aliases | None = None, **options: Any) -> Self:
+        """A manager of environment variables: `SESSION_BACKEND`, `SESSION_IDLE_TIMEOUT`, … each option.
+
+        `SESSION_TIMEOUT` is the idle timeout in seconds; *aliases* name others, with the unit of a duration:
+        `{"APP_MINUTES": ("idle_timeout", "minutes")}`. Variables that name no option, and empty ones, are
+        ignored. *options* go before the variables. Raises `ConfigurationError`, which quotes the variable
+        and its text, but never that of a secret.
+        """
+        return from_environment(cls, os.environ, prefix, aliases, options)
+
+    @classmethod
+    def from_config(
+        cls, mapping: Mapping[str, Any], *, aliases: Aliases | None = None, **options: Any
+    ) -> Self:
+        """A manager of a mapping by option, as a configuration file gives it; texts as by `from_env`.
+
+        Raises `ConfigurationError`, also for a key that is no option.
+        """
+        return from_mapping(cls, mapping, aliases, options)
 
     def __repr__(self) -> str:
         return f"<SessionManager {self._core.backend.url}>"
@@ -227,6 +294,11 @@ class SessionManager(Operations):
     def blocking_performer(self) -> Performer:
         """Opens and commits the sessions of requests without an event loop; `run_blocking` drives it."""
         return self._performer_over(self._core, "blocking")
+
+    @property
+    def uses_blocking_port(self) -> bool:
+        """Whether somebody has asked for the blocking performer."""
+        return "blocking_performer" in self.__dict__
 
     @cached_property
     def blocking_heartbeat(self) -> Heartbeat:
@@ -303,6 +375,20 @@ class SessionManager(Operations):
         """
         return await self._whole(super().save(session))
 
+    async def reconfigure(self, **options: Any) -> None:
+        """Change options while it runs; all of them or none. What is not given stays, as does what is None.
+
+        Everything but the backend, the keys, the cookie and the clocks. Requests under way end as they began;
+        smaller limits refuse from the next request on. A shorter `idle_timeout` or `absolute_timeout` holds
+        for existing sessions when this returns, in every process: the idle one from the last moment the
+        visitor may have been there, and not where `set_expiry` gave a session its own. Longer ones begin with
+        each session's next renewal, or login.
+
+        Raises `ConfigurationError`, naming the option; `BackendError`, and then the options stay as they
+        were (some sessions may be shortened already: call it again).
+        """
+        await self._reconfigured(self, options)
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -369,6 +455,61 @@ class SessionManager(Operations):
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         return await (work if self._port.immediate else self.finisher.finish(work))
 
+    async def _reconfigured(self, operations: Operations, options: Mapping[str, Any]) -> None:
+        live, before = self._live(), self._core.policy
+        choice = chosen(live, options_of(SessionManager), before, options)
+        self._core.policy = choice.policy
+        try:
+            await operations.enforce_timeouts(before, choice.policy)
+        except BaseException:
+            if self._core.policy is choice.policy:  # nobody has changed it again
+                self._core.policy = before
+            raise
+        for name, value in choice.others.items():
+            live[name].apply(value)
+        await operations.enforce_limits()
+
+    def _live(self) -> dict[str, Live]:
+        """The options besides the policy's that may change: how each is checked, and how it is set."""
+        return {
+            "cleanup_interval": Live(seconds, self._set_cleanup_interval),
+            "backend_timeout": Live(seconds, self._set_backend_timeout),
+            "check_interval": Live(seconds, self._set_check_interval),
+            "stuck_after": Live(seconds, partial(setattr, self._core, "stuck_after")),
+            "max_concurrent_requests": Live(_limit, partial(setattr, self, "max_concurrent_requests")),
+            "max_requests_per_session": Live(_limit, partial(setattr, self, "max_requests_per_session")),
+            **{name: Live(self._cap, partial(self._set_cap, field)) for name, field in _CAPS.items()},
+            "on_too_many": Live(_rejects, partial(self._set_cap, "reject")),
+            "rate_limit": Live(self._rate, partial(setattr, self, "rate_limit")),
+            "client_facts": Live(lambda _, option: client_facts_of(option), self._set_client_facts),
+            "log": Live(flag, lambda on: self.reporter.log(on=on)),
+            "log_context": Live(flag, partial(setattr, self, "log_context")),
+        }
+
+    def _rate(self, _: str, text: str | None) -> RateLimit | None:
+        return _rate_limit(text, self._core.clock)
+
+    def _set_client_facts(self, facts: ClientFacts | None) -> None:
+        self.client_facts = facts
+
+    def _set_cleanup_interval(self, interval: float) -> None:
+        self.cleaner.change_interval(interval)
+        if "blocking_cleaner" in self.__dict__:
+            self.blocking_cleaner.change_interval(interval)
+
+    def _set_backend_timeout(self, timeout: float) -> None:
+        self.backend_timeout = self.finisher.timeout = timeout
+        performers = [self._performer, *([self.blocking_performer] if self.uses_blocking_port else [])]
+        for performer in performers:
+            if isinstance(performer.port, Bounded):
+                performer.port.bound(timeout)
+
+    def _set_check_interval(self, interval: float) -> None:
+        self._check_interval = self.heartbeat.interval = interval
+        self.heartbeat.hurry()
+        if "blocking_heartbeat" in self.__dict__:
+            self.blocking_heartbeat.interval = interval
+
     def _keep(self, lease: Lease) -> Callable[[], None]:
         return spawn(partial(self._keep_on, lease))
 
@@ -393,7 +534,25 @@ class SessionManager(Operations):
             manager=self,
             cookie_ages=self.cookie.max_age is not None,
             unknown=self._meet_stranger,
+            caps=self._caps_now,
         )
+
+    def _cap(self, name: str, value: int | None) -> int | None:
+        if value is not None and not isinstance(self._performer.port, Capped):
+            raise ConfigurationError(
+                f"{name}: {self.backend.url} cannot limit sessions; use a backend that can"
+            )
+        return _limit(name, value)
+
+    def _set_cap(self, field: str, value: Any) -> None:
+        caps = self._caps = self._caps._replace(**{field: value})
+        self._core.caps = None if (caps.total, caps.per_user) == (None, None) else caps
+
+    def _caps_now(self) -> Caps | None:
+        caps = self._core.caps
+        if caps is None or caps.total is None:
+            return caps
+        return caps._replace(held=[held.session_id for held in self.activity if held.session_id is not None])
 
     def _meet_stranger(self, generation: int, now: float) -> None:
         """A signed cookie that a memory backend does not know, yet made since this process began."""
@@ -464,6 +623,10 @@ class Blocking:
         """As `SessionManager.transaction`, but nothing renews the lease: the body must be done by then."""
         return _plainly(self._operations.transaction(session_id, timeout=timeout, lease=lease))
 
+    def reconfigure(self, **options: Any) -> None:
+        """As `SessionManager.reconfigure`."""
+        run_blocking(self._manager._reconfigured(self._operations, options))  # noqa: SLF001  (of this file)
+
     def start(self) -> None:
         """As `SessionManager.start`, for the backend's blocking port; but no cleanup begins."""
         run_blocking(self._manager.blocking_lifetime.start())
@@ -517,6 +680,24 @@ def _clock(name: str, clock: Callable[[], float]) -> Callable[[], float]:
             f"{name}: found {type(clock).__name__}, pass a function that answers seconds"
         )
     return clock
+
+
+def _rejects(name: str, value: object) -> bool:
+    if value not in get_args(OnTooMany):
+        raise ConfigurationError(f'{name}: found {value!r}, pass "evict_oldest" or "reject"')
+    return value == "reject"
+
+
+def _rate_limit(text: str | None, clock: Callable[[], float]) -> RateLimit | None:
+    if text is None:
+        return None
+    try:
+        from session_middleware.rates import RateLimit  # noqa: PLC0415  (optional)
+    except ImportError as problem:
+        raise ConfigurationError(
+            'rate_limit: it needs another package: pip install "session_middleware[rate-limit]"'
+        ) from problem
+    return RateLimit(text, clock)
 
 
 def _limit(name: str, value: int | None) -> int | None:

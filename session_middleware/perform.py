@@ -11,8 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from session_middleware.backends.base import Port
+from session_middleware.backends.capabilities import Caps
 from session_middleware.changes import changes_of
-from session_middleware.errors import BackendError, BackendUnavailable, SessionDataError, SessionError
+from session_middleware.errors import (
+    BackendError,
+    BackendUnavailable,
+    SessionCapacityError,
+    SessionDataError,
+    SessionError,
+)
+from session_middleware.limits import Limits
 from session_middleware.opening import choose, open_promised, open_with
 from session_middleware.plan import (
     NOTHING,
@@ -88,8 +96,12 @@ class Performer:
         manager: object,
         cookie_ages: bool,
         unknown: Callable[[int, float], None],
+        caps: Callable[[], Caps | None],
     ) -> None:
-        """*policy* is asked anew each time; *unknown* hears of signed cookies of nobody (generation, now)."""
+        """*policy* and *caps* are asked anew each time.
+
+        *unknown* hears of signed cookies of nobody (generation, now).
+        """
         self.port = port
         self._policy = policy
         self._reporter = reporter
@@ -98,6 +110,7 @@ class Performer:
         self._manager = manager
         self._cookie_ages = cookie_ages
         self._unknown = unknown
+        self.limits = Limits(port, caps, reporter)
 
     # --- open ---
 
@@ -315,7 +328,7 @@ class Performer:
 
     def _report_failure(self, session: Session, plan: Plan, problem: SessionError, now: float) -> None:
         id_, user_id = session_id_of(session.life.opening), session.user_id
-        reason = "serialization_error" if isinstance(problem, SessionDataError) else "backend_error"
+        reason = next((why for kind, why in _REASONS.items() if isinstance(problem, kind)), "backend_error")
         if isinstance(plan, Create):
             self._emit("session_creation_failed", id_, user_id, now, exception=problem)
         elif isinstance(plan, End):
@@ -346,7 +359,7 @@ class Performer:
     async def _insert(self, session: Session, record: Record, now: float) -> Record | None:
         """The record under an id that was free. None: a promised session existed by now, and was written."""
         for _ in range(_TRIES):
-            if await self.port.create(record, now) is not EXISTS:
+            if await self.limits.create(record, now) is not EXISTS:
                 return record
             if isinstance(session.life.opening, Fresh) and session.life.opening.promised is not None:
                 await self._join_promised(session, record, now)
@@ -365,7 +378,8 @@ class Performer:
         session.life.loaded = _shown(session)  # the other request's keys are not ours to unset
 
     async def _write(self, session: Session, plan: Write, now: float) -> None:
-        await self._written(session, plan, await self.port.commit(plan.record.id, plan.delta, now), now)
+        commit = self.port.commit if plan.user_id is None else self.limits.bind
+        await self._written(session, plan, await commit(plan.record.id, plan.delta, now), now)
 
     async def _written(self, session: Session, plan: Write, answer: Committed | Refused, now: float) -> None:
         if isinstance(answer, Refused):
@@ -527,6 +541,10 @@ class Performer:
 
 
 _NOT_RETRIEVED = "session_data_retrieval_failed"
+_REASONS: dict[type[SessionError], str] = {
+    SessionDataError: "serialization_error",
+    SessionCapacityError: "no_room",
+}
 
 
 def session_id_of(opening: Opening) -> SessionId | None:

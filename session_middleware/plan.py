@@ -352,7 +352,8 @@ def _delta_of(
         renew_to=renew_to,
         expire_at=expire_at,
         idle_timeout=life.expiry,
-        metadata=_metadata_of(life, record.metadata),
+        metadata=_metadata_of(life, record.metadata, signs_in=isinstance(user, str)),
+        priority=UNSET if life.priority is None else life.priority,
         cycle=cycle,
         cycle_due=cycle_due,
         start_grace=opening.came_back and waits,
@@ -361,15 +362,31 @@ def _delta_of(
     )
 
 
-def _metadata_of(life: Life, present: Mapping[str, JsonValue]) -> Mapping[str, JsonValue] | UnsetType:
-    return UNSET if life.metadata is None or life.metadata == present else checked_metadata(life)
+def _metadata_of(
+    life: Life, present: Mapping[str, JsonValue], *, signs_in: bool
+) -> Mapping[str, JsonValue] | UnsetType:
+    wanted = present if life.metadata is None else life.metadata
+    if signs_in:
+        wanted = _with_client(life, wanted, present)
+    return UNSET if wanted is present or wanted == present else checked_metadata(life, wanted)
 
 
-def checked_metadata(life: Life) -> dict[str, JsonValue]:
+def _with_client(
+    life: Life, wanted: Mapping[str, JsonValue], present: Mapping[str, JsonValue]
+) -> Mapping[str, JsonValue]:
+    """With what is known of the client, unless the app itself says something of it, now or before."""
+    known = present.get("client", {})
+    if life.client is None or not isinstance(known, Mapping) or wanted.get("client", {}) != known:
+        return wanted
+    facts = life.client()
+    return {**wanted, "client": dict(facts)} if facts else wanted
+
+
+def checked_metadata(life: Life, metadata: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """A copy of what is to be kept beside the values. Raises `SessionDataError` as for values."""
-    if not life.metadata:
+    if not metadata:
         return {}
-    encoded = {name: encode_value(name, value) for name, value in life.metadata.items()}
+    encoded = {name: encode_value(name, value) for name, value in metadata.items()}
     check_size(encoded, max_bytes=life.policy.max_bytes, max_keys=life.policy.max_keys)
     return {name: decode_value(value) for name, value in encoded.items()}
 
@@ -407,7 +424,8 @@ def new_record(
         idle_timeout=own,
         user_id=user,
         data=Values.of(values),
-        metadata=checked_metadata(life),
+        metadata=checked_metadata(life, _with_client(life, life.metadata or {}, {})),
+        priority=life.priority or 0,
     )
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "Duration",
     "Policy",
     "PolicyOptions",
+    "checked_priority",
     "flag",
     "seconds",
     "seconds_or_zero",
@@ -170,6 +171,14 @@ def _share(name: str, value: Any) -> float:
             f"{name}: found {value!r}, pass a share of the idle timeout, over 0 and at most 1 (such as 0.2)"
         )
     return float(value)
+
+
+def checked_priority(value: object) -> int:
+    """*value*, if it is an integer that every backend can hold. Raises `ConfigurationError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
+        shown = value if isinstance(value, int) else type(value).__name__
+        raise ConfigurationError(f"priority: found {shown}, pass an integer of 64 bits")
+    return value
 
 
 def flag(name: str, value: Any) -> bool:

@@ -20,7 +20,7 @@ from session_middleware.errors import (
     SessionDataError,
 )
 from session_middleware.jobs import error_of, progress_of, results_of
-from session_middleware.policy import Duration, Policy, seconds, seconds_or_zero
+from session_middleware.policy import Duration, Policy, checked_priority, seconds, seconds_or_zero
 from session_middleware.record import MAX_COUNTER, UNSET, Record, SessionId, UnsetType
 from session_middleware.values import NO_VALUES, JsonValue, Values, decode_values
 
@@ -112,6 +112,8 @@ class Life:
     lost = False  # the last commit could not save something; an event has named it
     ended_early = False  # by a `save` some time before the response; another request may have logged in since
     owed: CookieChange | None = None  # what the commits so far made of the cookie
+    client: Callable[[], Mapping[str, JsonValue]] | None = None
+    """Tells what is to be kept of the client when the session is created, or somebody signs in."""
     before_commit: tuple[Callable[[], None], ...] = ()
     """Called by every commit before it looks for changes; typed views write theirs into the session."""
 
@@ -122,6 +124,7 @@ class Life:
     ended = False
     renew = False
     expiry: float | UnsetType | None = UNSET
+    priority: int | None = None
     increments: dict[str, int] | None = None
     assigned: frozenset[str] | set[str] = frozenset()
     """Keys that the handler assigned or removed itself."""
@@ -144,7 +147,18 @@ class Life:
         return self.opening.record if type(self.opening) is Live else None
 
 
-_ASKED = ("asked", "login", "cycle", "ended", "renew", "expiry", "increments", "assigned", "metadata")
+_ASKED = (
+    "asked",
+    "login",
+    "cycle",
+    "ended",
+    "renew",
+    "expiry",
+    "priority",
+    "increments",
+    "assigned",
+    "metadata",
+)
 
 
 class Session(dict[str, JsonValue]):
@@ -246,8 +260,15 @@ class Session(dict[str, JsonValue]):
 
     @property
     def priority(self) -> int:
-        """Higher is evicted later. Default 0."""
+        """How late the session is evicted where there is no room: higher, later. Default 0; can be set."""
+        if self.life.priority is not None:
+            return self.life.priority
         return 0 if (record := self.life.record) is None else record.priority
+
+    @priority.setter
+    def priority(self, priority: int) -> None:
+        self._before_change()
+        self.life.priority = checked_priority(priority)
 
     @property
     def metadata(self) -> dict[str, JsonValue]:

@@ -53,7 +53,12 @@ WSGIApp: TypeAlias = Callable[[Environ, Any], Iterable[bytes]]
 
 _ERROR = 500  # from this status on, nothing but an ending is saved
 _REASONS = {429: "429 Too Many Requests", 503: "503 Service Unavailable"}
-_HEADERS = ((b"host", "HTTP_HOST"), (b"cookie", "HTTP_COOKIE"), (b"accept", "HTTP_ACCEPT"))
+_HEADERS = (
+    (b"host", "HTTP_HOST"),
+    (b"cookie", "HTTP_COOKIE"),
+    (b"accept", "HTTP_ACCEPT"),
+    (b"user-agent", "HTTP_USER_AGENT"),
+)
 
 
 class PlainEntrance(Entrance):
@@ -363,6 +368,7 @@ def facts_of(environ: Environ) -> dict[str, Any]:
         "headers": [
             (name, environ[key].encode("latin-1", "replace")) for name, key in _HEADERS if key in environ
         ],
+        "client": (environ.get("REMOTE_ADDR", ""), 0),
         "environ": environ,
     }
     if "session_middleware" in environ:

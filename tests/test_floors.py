@@ -25,8 +25,8 @@ PACKAGE = "session_middleware"
 # itself, and `folder.*` is whatever lies in the folder.
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "headers", "outage"),
-    1: ("values", "policy", "blocking", "loops"),
-    2: ("record", "salvage"),
+    1: ("values", "policy", "blocking", "loops", "rates"),
+    2: ("record", "salvage", "client", "configuration", "reconfiguration"),
     3: (
         "jobs",
         "session",
@@ -52,11 +52,14 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: (
         "backends.sql_queries",
         "backends.sql_mending",
+        "backends.sql_caps",
         "backends.sql_figures",
         "backends.memory_queries",
+        "backends.memory_caps",
         "plan",
         "core",
         "logging",
+        "limits",
         "backends.memory",
         "backends.urls",
         "backends.sqlite_file",
@@ -94,6 +97,7 @@ SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
         ("backends.urls", "backends.memory"),  # an address names a backend
         ("backends.capabilities", "where"),  # what a port finds sessions by
         ("backends.capabilities", "backends.base"),
+        ("backends.memory", "backends.memory_caps"),
         ("backends.memory", "backends.memory_queries"),  # one class, in two files
         ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
         ("wsgi_exchange", "housekeeping"),
@@ -124,8 +128,10 @@ _DRIVING = frozenset(
             "loops",
             "cleanup",
             "heartbeat",
+            "rates",
             "backends.memory",
             "backends.memory_queries",
+            "backends.memory_caps",
             "backends.coalesce",
             "backends.sqlite",
         ),
@@ -143,7 +149,7 @@ UNSAFE_CALLS = frozenset({"eval", "exec"})
 
 # What `import session_middleware` may not bring along.
 OPTIONAL = frozenset(
-    {"aiosqlite", "click", "fastapi", "flask", "psycopg", "redis", "streamlit", "trio", "uvicorn"},
+    {"aiosqlite", "click", "fastapi", "flask", "limits", "psycopg", "redis", "streamlit", "trio", "uvicorn"},
 )
 
 

@@ -6,17 +6,19 @@ early as it can be known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from session_middleware.backends.base import EndedRecord
-from session_middleware.record import Record, SessionId
+from session_middleware.record import Committed, CreateResult, Delta, Record, Refused, SessionId
 from session_middleware.where import Where
 
 __all__ = [
     "Bounded",
     "ByUser",
     "Counting",
+    "Epochal",
     "Iterating",
     "Leases",
     "Page",
@@ -25,6 +27,8 @@ __all__ = [
     "Salvaging",
     "Usage",
 ]
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -120,6 +124,21 @@ class Iterating(Protocol):
 
 
 @runtime_checkable
+class Epochal(Protocol):
+    """Optional: a port that can end every session created before a moment, in one write."""
+
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        """From now on a session created before *t*, which is at most *now*, is ended, for every operation.
+
+        `load` answers `Ended(reason, now, by)`, as it does for what expired; `create` may replace it. The
+        records themselves are removed by `delete_expired`, each reported once, with this reason unless its
+        deadline came first. A backend keeps one such moment, with the last reason; it goes forward only.
+        False, and nothing changes, where the one that is kept is not earlier. No record that is stored, and
+        none that is stored later, is exempt, so a record's `created_at` is never set back.
+        """
+
+
+@runtime_checkable
 class Leases(Protocol):
     """Optional: a port that gives out leases: names that one holder has at a time, among all processes.
 
@@ -135,6 +154,55 @@ class Leases(Protocol):
 
     async def release_lease(self, name: str, holder: str) -> bool:
         """Give it back before its time. False, and nothing changes, if this holder does not have it."""
+
+
+class Full(Enum):
+    """Why there was no room."""
+
+    SESSIONS = "max_sessions"
+    OF_USER = "max_sessions_per_user"
+
+
+class Caps(NamedTuple):
+    """How many sessions there may be. None: no limit."""
+
+    total: int | None = None  # stored at once, those that expired and were not cleaned up included
+    per_user: int | None = None  # live ones of one user
+    reject: bool = False  # refuse one more of a user, rather than end the oldest
+    held: Collection[str] = ()  # ids that are not ended for the sake of `total`
+
+
+class Admitted(NamedTuple, Generic[T]):
+    """What was answered within limits, and whose end made room for it. `Full`: nothing, there was none."""
+
+    answer: T | Full
+    of_user: Sequence[EndedRecord] = ()  # ended because their user had too many: reason `evicted`
+    others: Sequence[EndedRecord] = ()  # ended because there were too many: expired, or reason `evicted`
+
+
+@runtime_checkable
+class Capped(Protocol):
+    """Optional: a port that never holds more sessions than it is told, from however many processes.
+
+    Room is made in the same step in which it is taken. Of a user the sessions created first go first. Of all,
+    those that expired go first, then by the lowest priority, those of nobody before those of users, and the
+    one seen longest ago; none goes for one of lower priority.
+    """
+
+    async def create_within(self, record: Record, now: float, caps: Caps) -> Admitted[CreateResult]:
+        """As `Port.create`."""
+
+    async def commit_within(
+        self,
+        id: SessionId,  # noqa: A002  (the contract's word)
+        delta: Delta,
+        now: float,
+        caps: Caps,
+    ) -> Admitted[Committed | Refused]:
+        """As `Port.commit`; a session that becomes a user's counts as one more of that user."""
+
+    async def shrink(self, now: float, caps: Caps, limit: int) -> Admitted[None]:
+        """End what is too much, up to *limit* at once. Nothing of users where `reject` is set."""
 
 
 class Salvaged(NamedTuple):

@@ -13,18 +13,22 @@ import heapq
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from threading import Lock
 
 from session_middleware.backends.base import (
     ENDINGS_KEPT,
     ENDINGS_KEPT_AT_LEAST,
+    NO_EPOCH,
     Colour,
     EndedRecord,
+    Epoch,
     LoadAnswer,
-    expiry_reason,
+    ending_of,
 )
 from session_middleware.backends.births import Births
 from session_middleware.backends.capabilities import Salvaged, Usage
+from session_middleware.backends.memory_caps import MemoryCaps, Ranks
 from session_middleware.backends.memory_queries import MemoryQueries
 from session_middleware.errors import BackendClosed, BackendFull, ConfigurationError
 from session_middleware.loops import sleep
@@ -45,7 +49,7 @@ from session_middleware.record import (
 __all__ = ["MemoryBackend"]
 
 
-class MemoryBackend(MemoryQueries):
+class MemoryBackend(MemoryQueries, MemoryCaps):
     """Records in a dictionary of this process; both colours share it.
 
     `max_records`: how many records it holds at most, expired ones that were not cleaned up yet included.
@@ -68,6 +72,8 @@ class MemoryBackend(MemoryQueries):
         self._created_sum = 0  # ms: adding up floats would drift
         self._expiry = _Expiry()
         self._endings = _Endings()
+        self._epoch = NO_EPOCH
+        self._ranks: Ranks | None = None  # made when somebody asks which sessions go first
         self._leases: dict[str, tuple[str, float]] = {}
         self._lock = Lock()
         self._closed = False
@@ -97,30 +103,22 @@ class MemoryBackend(MemoryQueries):
         if record is None or self._closed:
             self._check_open()
             return self._endings.get(id)
-        if record.deadline <= now:
-            return Ended(expiry_reason(record), record.deadline)
+        if record.deadline <= now or record.created_at < self._epoch.before:
+            return ending_of(record, self._epoch, now)
         return record
 
     async def create(self, record: Record, now: float) -> CreateResult:
         """See `Port.create`."""
         with self._lock:
             self._check_open()
-            present = self._records.get(record.id)
-            if self._endings.get(record.id) is not None or (present is not None and present.deadline > now):
-                return EXISTS
-            if present is not None:
-                self._remove(present)
-            if len(self._records) >= self.max_records:
-                raise BackendFull(f"the memory backend holds max_records={self.max_records} sessions already")
-            self._put(record)
-        return CREATED
+            return EXISTS if self._is_taken(record, now) else self._insert(record)
 
     async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         """See `Port.commit`."""
         with self._lock:
             self._check_open()
             record = self._records.get(id)
-            if record is None or record.deadline <= now:
+            if record is None or not self._lives(record, now):
                 return GONE
             applied = apply(record, delta, now)
             if isinstance(applied, Refused):
@@ -137,23 +135,18 @@ class MemoryBackend(MemoryQueries):
 
     async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
         """See `Port.delete_expired`. Looks only at sessions whose time slot has passed."""
-        ended: list[EndedRecord] = []
         with self._lock:
             self._check_open()
-            for id_ in self._expiry.due(now):
-                record = self._records.get(id_)
-                if record is None:
-                    continue
-                if record.deadline > now:
-                    self._expiry.add(id_, record.deadline)
-                    continue
-                self._remove(record)
-                reason = expiry_reason(record)
-                self._endings.add(id_, Ended(reason, record.deadline), now)
-                ended.append(EndedRecord(id_, record.user_id, reason, record.created_at))
-                if len(ended) >= limit:
-                    break
-        return ended
+            return self._remove_expired(now, limit)
+
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        """See `Epochal.end_all_before`."""
+        with self._lock:
+            self._check_open()
+            if t <= self._epoch.before:
+                return False
+            self._epoch = Epoch(t, now, reason, by)
+        return True
 
     async def wait(self, seconds: float) -> None:
         """Suspends; the blocking twin sleeps."""
@@ -164,7 +157,7 @@ class MemoryBackend(MemoryQueries):
         with self._lock:
             self._check_open()
             records = [self._records[id_] for id_ in self._users.get(user_id, ())]
-        live = [record for record in records if record.deadline > now]
+        live = [record for record in records if self._lives(record, now)]
         return sorted(live, key=lambda record: (record.created_at, record.id), reverse=True)
 
     async def delete_user(
@@ -183,10 +176,10 @@ class MemoryBackend(MemoryQueries):
             return len(self._records) - len(self._expired(now))
 
     async def usage(self, now: float) -> Usage:
-        """See `Counting.usage`. Kept up to date by every change, so it costs nothing."""
+        """See `Counting.usage`. Kept up to date by every change; only what an epoch ended is looked at."""
         with self._lock:
             self._check_open()
-            return self._usage_without((), now)
+            return self._usage_without(self._swept(), now)
 
     async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
         """See `Leases.acquire_lease`."""
@@ -221,7 +214,7 @@ class MemoryBackend(MemoryQueries):
     async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
         """See `Salvaging.salvage`. Only values can be damaged here."""
         record = self._records.get(id)
-        if record is None or record.deadline <= now:
+        if record is None or not self._lives(record, now):
             return None
         fields = {name: getattr(record, name) for name in record.__struct_fields__ if name != "data"}
         return Salvaged(fields, record.data.packed, record)
@@ -246,10 +239,57 @@ class MemoryBackend(MemoryQueries):
                 break
             del self._leases[name]
 
+    def _is_taken(self, record: Record, now: float) -> bool:
+        present = self._records.get(record.id)
+        is_live = present is not None and self._lives(present, now)
+        return is_live or self._endings.get(record.id) is not None
+
+    def _insert(self, record: Record) -> CreateResult:
+        present = self._records.get(record.id)
+        if present is not None:  # it has expired
+            self._remove(present)
+        if len(self._records) >= self.max_records:
+            raise BackendFull(f"the memory backend holds max_records={self.max_records} sessions already")
+        self._put(record)
+        return CREATED
+
+    def _remove_expired(self, now: float, limit: int) -> list[EndedRecord]:
+        ended: list[EndedRecord] = []
+        if limit <= 0:
+            return ended
+        for id_ in self._expiry.due(now):
+            record = self._records.get(id_)
+            if record is None:
+                continue
+            if record.deadline > now:
+                self._expiry.add(id_, record.deadline)
+                continue
+            ended.append(self._expire(record, now))
+            if len(ended) >= limit:
+                break
+        swept = islice(self._births.created_before(self._epoch.before), limit - len(ended))
+        return ended + [self._expire(record, now) for record in list(swept)]
+
+    def _expire(self, record: Record, now: float) -> EndedRecord:
+        """Takes out what has ended by itself; what it is reported as."""
+        ended = ending_of(record, self._epoch, now)
+        if ended is None:
+            raise RuntimeError("a live session was about to be removed")
+        self._remove(record)
+        self._endings.add(record.id, ended, now)
+        return EndedRecord(record.id, record.user_id, ended.reason, record.created_at)
+
     def _expired(self, now: float) -> list[Record]:
-        """What has expired and was not cleaned up yet."""
+        """What has ended by itself and was not cleaned up yet."""
         records = (self._records.get(id_) for id_ in self._expiry.may_be_due(now))
-        return [record for record in records if record is not None and record.deadline <= now]
+        expired = [record for record in records if record is not None and record.deadline <= now]
+        return [record for record in expired if record.created_at >= self._epoch.before] + self._swept()
+
+    def _swept(self) -> list[Record]:
+        return list(self._births.created_before(self._epoch.before))
+
+    def _lives(self, record: Record, now: float) -> bool:
+        return record.deadline > now and record.created_at >= self._epoch.before
 
     def _check_open(self) -> None:
         if self._closed:
@@ -265,11 +305,15 @@ class MemoryBackend(MemoryQueries):
         self._births.add(record)
         self._file_status(record)
         self._expiry.add(record.id, record.deadline)
+        if self._ranks is not None:
+            self._ranks.note(record)
         if record.user_id is not None:
             self._users.setdefault(record.user_id, {})[record.id] = None
 
     def _replace(self, before: Record, after: Record) -> None:
         self._records[after.id] = after
+        if self._ranks is not None:
+            self._ranks.note(after)
         if before.status != after.status:
             self._forget_status(before)
             self._file_status(after)
@@ -305,7 +349,7 @@ class MemoryBackend(MemoryQueries):
 
     def _end(self, id_: SessionId, now: float, reason: str, by: str | None) -> bool:
         record = self._records.get(id_)
-        if record is None or record.deadline <= now:
+        if record is None or not self._lives(record, now):
             return False
         self._remove(record)
         self._endings.add(id_, Ended(reason, now, by), now)

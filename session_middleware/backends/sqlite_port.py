@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from session_middleware.backends import sql, sql_mending, sql_queries, sqlite_file
+from session_middleware.backends import sql, sql_caps, sql_mending, sql_queries, sqlite_file
 from session_middleware.backends.base import EndedRecord, LoadAnswer
-from session_middleware.backends.capabilities import Page, Position, Salvaged, Summary, Usage
+from session_middleware.backends.capabilities import Admitted, Caps, Page, Position, Salvaged, Summary, Usage
 from session_middleware.backends.coalesce import Outcome
 from session_middleware.backends.sql import Operation
 from session_middleware.backends.sql_figures import Sums
@@ -133,6 +133,10 @@ class SQLitePort:
             await self._reading(sums.next_part)
         return sums.summary()
 
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        """See `Epochal.end_all_before`. Writes one row; those of the sessions go by and by."""
+        return await self._writing(lambda execute: sql.end_all_before(execute, t, now, reason, by))
+
     async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:
         """See `Iterating.find`."""
         return await self._reading(lambda execute: sql_queries.find(execute, where, now, limit, after))
@@ -156,6 +160,24 @@ class SQLitePort:
     async def release_lease(self, name: str, holder: str) -> bool:
         """See `Leases.release_lease`."""
         return await self._writing(lambda execute: sql.release_lease(execute, name, holder))
+
+    async def create_within(self, record: Record, now: float, caps: Caps) -> Admitted[CreateResult]:
+        """See `Capped.create_within`."""
+        return await self._writing(lambda execute: sql_caps.create_within(execute, record, now, caps))
+
+    async def commit_within(
+        self,
+        id: SessionId,  # noqa: A002  (the contract's word)
+        delta: Delta,
+        now: float,
+        caps: Caps,
+    ) -> Admitted[Committed | Refused]:
+        """See `Capped.commit_within`."""
+        return await self._writing(lambda execute: sql_caps.commit_within(execute, id, delta, now, caps))
+
+    async def shrink(self, now: float, caps: Caps, limit: int) -> Admitted[None]:
+        """See `Capped.shrink`."""
+        return await self._writing_alone(lambda execute: sql_caps.shrink(execute, now, caps, limit))
 
     async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
         """See `Salvaging.salvage`."""

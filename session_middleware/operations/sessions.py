@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from session_middleware.activity import ActiveRequest
-from session_middleware.errors import ConfigurationError
 from session_middleware.operations.base import OperationsBase, not_found, shown
-from session_middleware.policy import seconds_or_zero
+from session_middleware.policy import checked_priority, seconds_or_zero
 from session_middleware.record import Committed, Delta, Record
 from session_middleware.session import Life, Session, user_text
 from session_middleware.values import JsonValue
@@ -33,15 +32,13 @@ class SessionOperations(OperationsBase):
         *conversation_id* goes into the metadata. Raises `SessionDataError`, `BackendError`.
         """
         now = self._core.clock()
-        if isinstance(priority, bool) or not isinstance(priority, int):
-            raise ConfigurationError(f"priority: found {type(priority).__name__}, pass an integer")
         session = Session(data or {})
         session.life = Life(self._core.policy, self._core.manager)
         session.life.metadata = dict(metadata or {})
         if conversation_id is not None:
             session.life.metadata["conversation_id"] = conversation_id
         session.life.login = None if user_id is None else user_text(user_id)
-        await self._performer.create(session, now, priority=priority)
+        await self._performer.create(session, now, priority=checked_priority(priority))
         return session
 
     async def update_session(

@@ -13,8 +13,17 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from session_middleware.backends.base import Colour, EndedRecord, LoadAnswer, Port, wrong_colour
-from session_middleware.backends.capabilities import Page, Position, Salvaged, Summary
+from session_middleware.backends.base import (
+    NO_EPOCH,
+    Colour,
+    EndedRecord,
+    Epoch,
+    LoadAnswer,
+    Port,
+    ending_of,
+    wrong_colour,
+)
+from session_middleware.backends.capabilities import Admitted, Caps, Page, Position, Salvaged, Summary
 from session_middleware.backends.memory import MemoryBackend
 from session_middleware.errors import SessionDataError
 from session_middleware.record import (
@@ -36,10 +45,13 @@ from session_middleware.where import Where
 __all__ = [
     "BROKEN",
     "BackwardRenewal",
+    "CountsBeforeItCreates",
     "CountsTheDead",
     "CycleWithTwoWinners",
     "DroppedNul",
     "EndsWhatItFound",
+    "EpochForReadersOnly",
+    "EpochOfWhatIsThere",
     "ForgetfulDelete",
     "HalfCommit",
     "HesitantBackend",
@@ -348,6 +360,30 @@ class MendsWhateverIsThere(HesitantBackend):
         return True
 
 
+class CountsBeforeItCreates(HesitantBackend):
+    """Looks how many there are, then creates: of two at once both find room for one."""
+
+    async def create_within(self, record: Record, now: float, caps: Caps) -> Admitted[CreateResult]:
+        there = await self.inner.count(now)
+        own = 0 if record.user_id is None else len(await self.inner.list_user(record.user_id, now))
+        await Pause()
+        if (caps.total or 99) > there and (caps.per_user or 99) > own:
+            return Admitted(await self.inner.create(record, now))
+        return await self.inner.create_within(record, now, caps)
+
+    async def commit_within(
+        self,
+        id: SessionId,  # noqa: A002  (the contract's word)
+        delta: Delta,
+        now: float,
+        caps: Caps,
+    ) -> Admitted[Committed | Refused]:
+        return await self.inner.commit_within(id, delta, now, caps)
+
+    async def shrink(self, now: float, caps: Caps, limit: int) -> Admitted[None]:
+        return await self.inner.shrink(now, caps, limit)
+
+
 class CountsTheDead(HesitantBackend):
     """Sums up what is stored, expired or not: figures that only a cleanup puts right."""
 
@@ -359,6 +395,33 @@ class CountsTheDead(HesitantBackend):
 
 def _older(age: float | None) -> float | None:
     return None if age is None else age + 3600
+
+
+class EpochForReadersOnly(HesitantBackend):
+    """Looks at the epoch where sessions are loaded and nowhere else: a slow request goes on writing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epoch = NO_EPOCH
+
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
+        answer = await super().load(id, now)
+        return (ending_of(answer, self._epoch, now) or answer) if isinstance(answer, Record) else answer
+
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        self._epoch = Epoch(t, now, reason, by)
+        return True
+
+
+class EpochOfWhatIsThere(HesitantBackend):
+    """Ends the sessions it finds, one by one: others see the half, and what is stored later lives."""
+
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        page = await self.inner.find(Where(created_before=t), now, limit=10_000)
+        for record in page.records:
+            await Pause()
+            await self.inner.delete(record.id, now, reason, by)
+        return True
 
 
 BROKEN: tuple[type[HesitantBackend], ...] = (
@@ -380,5 +443,8 @@ BROKEN: tuple[type[HesitantBackend], ...] = (
     EndsWhatItFound,
     MendsWhateverIsThere,
     CountsTheDead,
+    EpochForReadersOnly,
+    EpochOfWhatIsThere,
+    CountsBeforeItCreates,
 )
 """Every wrong backend of this module."""

@@ -186,7 +186,7 @@ async def test_metadata_is_held_to_the_same_rules_as_values(site: Site) -> None:
     [event] = site.named("session_created")
     again = await site.manager.get_session(str(event.session_id))
     assert again is not None
-    assert again.metadata == {"list": [1]}
+    assert again.metadata == {"list": [1], "client": {"network": "127.0.0.0/24"}}
 
 
 async def test_a_session_made_by_itself_is_never_saved(site: Site) -> None:

@@ -24,9 +24,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from session_middleware import SessionManager, SessionMiddleware, WSGISessionMiddleware
 from session_middleware.backends.base import Backend, Colour, EndedRecord, LoadAnswer, Port
+from session_middleware.backends.capabilities import Admitted, Capped, Caps
 from session_middleware.blocking import run_blocking
 from session_middleware.cookies import Credential
-from session_middleware.errors import BackendError
+from session_middleware.errors import BackendError, SessionCapacityError
 from session_middleware.events import SessionEvent
 from session_middleware.operations import Operations
 from session_middleware.perform import Performer
@@ -427,7 +428,7 @@ class PlainHeld(Held):
         if reading.credentials or reading.promises:
             try:
                 self.life = run_blocking(site.performer.open(reading, self.now))
-            except BackendError:
+            except (BackendError, SessionCapacityError):
                 self._refuse()
                 return
         if looks:
@@ -449,7 +450,7 @@ class PlainHeld(Held):
         self.now = self.site.clock()
         try:
             run_blocking(self.site.performer.commit(self.session, self.now, failed=status >= 500))
-        except BackendError:
+        except (BackendError, SessionCapacityError):
             return self._refuse()
         except Exception:
             self.over = True
@@ -624,6 +625,28 @@ class SpyPort:
 
     async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
         return await self.inner.delete_expired(now, limit)
+
+    async def create_within(self, record: Record, now: float, caps: Caps) -> Admitted[CreateResult]:
+        self._note("create", record.id, record)
+        return await self._capped.create_within(record, now, caps)
+
+    async def commit_within(
+        self,
+        id: SessionId,  # noqa: A002  (the contract's word)
+        delta: Delta,
+        now: float,
+        caps: Caps,
+    ) -> Admitted[Committed | Refused]:
+        self._note("commit", id, delta)
+        return await self._capped.commit_within(id, delta, now, caps)
+
+    async def shrink(self, now: float, caps: Caps, limit: int) -> Admitted[None]:
+        return await self._capped.shrink(now, caps, limit)
+
+    @property
+    def _capped(self) -> Capped:
+        assert isinstance(self.inner, Capped)
+        return self.inner
 
     async def wait(self, seconds: float) -> None:
         await self.inner.wait(seconds)

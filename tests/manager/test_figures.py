@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from session_middleware import BackendUnavailable, ConfigurationError, MemoryBackend, SessionManager
+from session_middleware.backends.capabilities import Caps
 from session_middleware.housekeeping import Housekeeper
 from session_middleware.testing import broken
 from session_middleware.testing.clock import ManualClock
@@ -63,7 +64,7 @@ def test_what_has_expired_is_in_no_figure(driven: Driven) -> None:
     [(6, 60.0, "healthy"), (7, 70.0, "warning"), (8, 80.0, "warning"), (9, 90.0, "critical")],
 )
 def test_health_follows_how_full_it_is(driven: Driven, number: int, percent: float, health: str) -> None:
-    driven.manager._core.max_sessions = 10
+    driven.manager._core.caps = Caps(total=10)
     for _ in range(number):
         driven.create_session()
     assert driven.get_health() == {

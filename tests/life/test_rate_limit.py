@@ -1,0 +1,94 @@
+"""How often one session may come: refused before the app runs, by the manager's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from session_middleware import ConfigurationError, SessionManager
+from session_middleware.rates import RateLimit
+from session_middleware.testing.clock import ManualClock
+from tests.life.harness import Browser, Site
+
+MakeSite = Callable[..., Site]
+in_requests = pytest.mark.parametrize("driver", ["async", "wsgi"])  # the plain driver has none
+
+
+def known(site: Site) -> Browser:
+    browser = site.browser()
+    browser.visit(lambda session: session.update(n=0))
+    return browser
+
+
+def count(session: Any) -> None:
+    session["n"] += 1
+
+
+@in_requests
+def test_more_requests_than_the_limit_are_429_until_the_window_ends(make_site: MakeSite) -> None:
+    site = make_site(rate_limit="3/minute")
+    browser = known(site)
+    answers = []
+    for _ in range(5):
+        answers.append(browser.visit(count))
+        site.clock.advance(10)
+    assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
+    assert dict(answers[3].headers)[b"retry-after"] == b"30"
+    refused = [event for event in site.events if event.name == "request_refused"]
+    assert [(event.session_id, event.fields["limit"]) for event in refused] == [(browser.id, "3/minute")] * 2
+    site.clock.advance(10)
+    assert browser.visit(count).status == 200
+    assert browser.sees == {"n": 4}
+
+
+@in_requests
+def test_each_session_is_counted_for_itself(make_site: MakeSite) -> None:
+    site = make_site(rate_limit="1/minute")
+    one, two = known(site), known(site)
+    assert [browser.visit().status for browser in (one, two, one, two)] == [200, 200, 429, 429]
+
+
+@in_requests
+def test_a_visitor_without_a_session_is_not_counted(make_site: MakeSite) -> None:
+    site = make_site(rate_limit="1/minute")
+    browser = site.browser()
+    assert [browser.visit().status for _ in range(5)] == [200] * 5
+
+
+@in_requests
+def test_several_limits_must_all_hold(make_site: MakeSite) -> None:
+    site = make_site(rate_limit="2/second;3/minute")
+    browser = known(site)
+    statuses = [browser.visit().status for _ in range(3)]
+    site.clock.advance(1)
+    statuses += [browser.visit().status for _ in range(2)]
+    assert statuses == [200, 200, 429, 200, 429]
+
+
+@in_requests
+def test_a_refused_request_is_no_activity(make_site: MakeSite) -> None:
+    site = make_site(rate_limit="1/day")
+    browser = known(site)
+    browser.visit()
+    before = site.record(browser.id)
+    site.clock.advance(900)
+    assert browser.visit().status == 429
+    assert site.record(browser.id) == before
+
+
+@pytest.mark.parametrize("wrong", ["", "often", "5", "5/fortnight", 5, "0/x;1/minute"])
+def test_an_illegal_rate_is_named(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="rate_limit"):
+        SessionManager(rate_limit=wrong)
+
+
+def test_windows_that_ended_are_forgotten() -> None:
+    clock = ManualClock()
+    limit = RateLimit("5/minute", clock)
+    for number in range(1000):
+        assert limit.wait_of(f"session {number}") is None
+        clock.advance(1)
+    [(_, limiter)] = limit._limits
+    assert len(limiter.storage._windows) <= 60  # type: ignore[attr-defined]
