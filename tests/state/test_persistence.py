@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from session_middleware import BackendUnavailable
 from session_middleware.state import BlockingPersistenceEngine, PersistenceEngine, UserSession
 from tests.test_manager import Driven
 
@@ -139,3 +140,26 @@ def test_stop_writes_what_waits(driven: Driven, engine: Engine) -> None:
     (driven.stop if driven.runner else driven.manager.blocking.stop)()
     (driven.open if driven.runner else driven.manager.blocking.open)()
     assert stored(driven, session.id) == {"a": 1}
+
+
+@pytest.mark.parametrize(("unknown", "counted"), [(False, 1), (True, None)])
+def test_what_failed_waits_on_and_increments_are_never_repeated_blindly(
+    driven: Driven, engine: Engine, monkeypatch: pytest.MonkeyPatch, unknown: bool, counted: int | None
+) -> None:
+    session = driven.get_session(driven.create_session().id)
+    session["a"] = 1
+    session.increment("n")
+    engine.run("persist", session)
+
+    async def fails(_: object) -> bool:
+        raise BackendUnavailable("away", unknown=unknown)
+
+    calls = engine.engine._engine._calls
+    with monkeypatch.context() as patched:
+        patched.setattr(calls, "save", fails)
+        with pytest.raises(BackendUnavailable):
+            engine.run("flush_all")
+    assert engine.engine.pending == 1
+    engine.ring()
+    assert stored(driven, session.id).get("a") == 1
+    assert stored(driven, session.id).get("n") == counted
