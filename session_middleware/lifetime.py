@@ -68,11 +68,13 @@ class Lifetime:
         deadline = core.monotonic() + timeout
         while len(core.activity) and core.monotonic() < deadline:
             await self._port.wait(_DRAIN_STEP)
-        await self._drained()
-        still_open = len(core.activity)
-        await self._port.close()
-        self._closed()
-        self._say_goodbye(still_open)
+        try:
+            await self._drained()
+        finally:
+            still_open = len(core.activity)
+            await self._port.close()
+            self._closed()
+            self._say_goodbye(still_open)
         return still_open == 0
 
     async def open(self) -> None:

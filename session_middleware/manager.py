@@ -9,7 +9,16 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -195,6 +204,7 @@ class SessionManager(Operations):
         )
         self._started_at = clock()
         self._told_of_strangers = False
+        self._last_writes: dict[Colour, list[Callable[[], Awaitable[object]]]] = {"async": [], "blocking": []}
         super().__init__(core, self._performer_over(core, "async"))
         self._caps = Caps()
         for name, value in (("max_sessions", max_sessions), ("max_sessions_per_user", max_sessions_per_user)):
@@ -310,7 +320,7 @@ class SessionManager(Operations):
             self._port,
             began=self._begin,
             ends=self.cleaner.stop,
-            drained=self.finisher.drain,
+            drained=self._drain,
             closed=self._mark_closed,
         )
 
@@ -322,7 +332,7 @@ class SessionManager(Operations):
             self.blocking_performer.port,
             began=self._announce,
             ends=_nothing,
-            drained=_nothing_more,
+            drained=partial(self._write_last, "blocking"),
             closed=self._mark_closed,
         )
         life.is_closed = self.lifetime.is_closed
@@ -423,7 +433,24 @@ class SessionManager(Operations):
             "callback_failures": self.reporter.failures,
         }
 
+    def before_close(self, write: Callable[[], Awaitable[object]], *, colour: Colour = "async") -> None:
+        """Await *write* in each `stop` (or `blocking.stop`) when the requests are done, before all closes.
+
+        What it raises comes out of `stop`, after everything was closed.
+        """
+        self._last_writes[colour].append(write)
+
     # --- inside ---
+
+    async def _drain(self) -> None:
+        try:
+            await self._write_last("async")
+        finally:
+            await self.finisher.drain()
+
+    async def _write_last(self, colour: Colour) -> None:
+        for write in self._last_writes[colour]:
+            await write()
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         return await (work if self._port.immediate else self.finisher.finish(work))
@@ -642,10 +669,6 @@ def _plainly(held: AbstractAsyncContextManager[T]) -> Iterator[T]:
 
 def _nothing() -> None:
     """Stands for what only an event loop has."""
-
-
-async def _nothing_more() -> None:
-    """The same, to be awaited."""
 
 
 async def _awaited(call: Callable[[], Any]) -> Any:

@@ -1,0 +1,3 @@
+from tests.test_manager import driven
+
+__all__ = ["driven"]
