@@ -4,8 +4,8 @@
 |---|---|
 | `bad_cookies_burst` | one client shows over 20 bad signatures, unknown ids or generations in a minute |
 | `cookie_replay` | one session is asked for with superseded cookies over 3 times in ten minutes |
-| `distant_clients` | one session's client changes over twice in an hour, or in network and browser at once |
-| `creation_burst` | over 100 sessions in a minute, and 5 times as many as usual in the hour before |
+| `distant_clients` | one session's client changes over twice in an hour, or in network and browser |
+| `creation_burst` | over 100 sessions in a minute, and over 5 times as many as usual in the last hour |
 
 The client is what the event's `details` say (`client`, `network`, `ip`); events that name none are taken to be
 of one client. A finding is not repeated before its window has passed. Each is an event itself,
@@ -29,6 +29,7 @@ _MOST_REPLAYS: Final = 3
 _MOST_CHANGES: Final = 2
 _LEAST_BURST: Final = 100
 _BURST_FACTOR: Final = 5.0
+_KNOWN_AFTER: Final = 5.0  # minutes: who just began to look knows no usual traffic
 _MINUTE: Final = 60.0
 _HOUR: Final = 3600.0
 
@@ -104,16 +105,16 @@ class Suspicion:
         if number <= _LEAST_BURST or now - self._burst_told < _MINUTE:
             return None
         usual = self._usual_per_minute(now, number)
-        if number <= _BURST_FACTOR * usual:
+        if usual is None or number <= _BURST_FACTOR * usual:
             return None
         self._burst_told = now
         return _finding("creation_burst", event, count=number, within=_MINUTE, usual=round(usual, 1))
 
-    def _usual_per_minute(self, now: float, lately: int) -> float:
-        """How many a minute there were before this one, over an hour or as long as we look."""
+    def _usual_per_minute(self, now: float, lately: int) -> float | None:
+        """How many a minute there were before this one, over an hour or as long as we look; None: too short."""
         began = now if self._began is None else self._began
         minutes = min(_HOUR, now - began) / _MINUTE - 1
-        return (self._created_before.value(now) - lately) / minutes if minutes >= 1 else 0.0
+        return (self._created_before.value(now) - lately) / minutes if minutes >= _KNOWN_AFTER else None
 
 
 def _finding(kind: str, event: SessionEvent, **details: object) -> Finding:

@@ -16,23 +16,25 @@ _SLOTS: Final = 30
 class SlidingCount:
     """How many events lie in the last *span* seconds."""
 
-    __slots__ = ("_slots", "_width", "span")
+    __slots__ = ("_most", "_slots", "_width", "span")
 
     def __init__(self, span: float, slots: int = _SLOTS) -> None:
         self.span = span
         self._width = span / slots
-        self._slots: deque[list[int]] = deque(maxlen=slots + 1)
+        self._most = slots + 1
+        self._slots: deque[list[int]] = deque(maxlen=self._most)
 
     def add(self, moment: float, weight: int = 1) -> None:
-        """Count an event. One that comes late is counted in its own slot, where there still is one."""
-        slot = int(moment // self._width)
-        if not self._slots or slot > self._slots[-1][0]:
+        """Count an event, also one that comes late."""
+        slot, place = int(moment // self._width), len(self._slots)
+        while place and self._slots[place - 1][0] > slot:
+            place -= 1
+        if place and self._slots[place - 1][0] == slot:
+            self._slots[place - 1][1] += weight
+        elif place == len(self._slots):
             self._slots.append([slot, weight])
-            return
-        for known in reversed(self._slots):
-            if known[0] <= slot:
-                known[1] += weight
-                return
+        elif len(self._slots) < self._most:
+            self._slots.insert(place, [slot, weight])
 
     def value(self, now: float) -> int:
         """The number of events in the window that ends now."""
