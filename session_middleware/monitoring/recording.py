@@ -24,18 +24,22 @@ Item: TypeAlias = SessionEvent | SessionMetric | dict[str, Any]
 class Inbox:
     """What came in since the last look, up to *size* items."""
 
-    __slots__ = ("_items", "overflow", "size")
+    __slots__ = ("items", "overflow", "size")
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.overflow = Tally()  # by event name; only ever grows, as the counts of a `Reporter` do
-        self._items: deque[Item] = deque()
+        self.items: deque[Item] = deque()
 
     def put(self, name: str, item: Item) -> None:
         """Keep the item, or count its name."""
-        if len(self._items) < self.size:
-            self._items.append(item)
-            return
+        if len(self.items) < self.size:
+            self.items.append(item)
+        else:
+            self.count(name)
+
+    def count(self, name: str) -> None:
+        """Count what there is no room for."""
         counts = self.overflow
         if name not in counts:
             counts.setdefault(name, 0)
@@ -43,13 +47,13 @@ class Inbox:
 
     def clear(self) -> None:
         """Forget what is in it."""
-        self._items.clear()
+        self.items.clear()
 
     def take_all(self) -> Iterator[Item]:
         """What is in it, oldest first; each item leaves as you get it. Ends, however fast others put."""
-        for _ in range(len(self._items)):
+        for _ in range(len(self.items)):
             try:
-                yield self._items.popleft()
+                yield self.items.popleft()
             except IndexError:
                 return
 

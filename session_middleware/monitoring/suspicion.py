@@ -5,7 +5,7 @@
 | `bad_cookies_burst` | one client shows over 20 bad signatures, unknown ids or generations in a minute |
 | `cookie_replay` | one session is asked for with superseded cookies over 3 times in ten minutes |
 | `distant_clients` | one session's client changes over twice in an hour, or in network and browser |
-| `creation_burst` | over 100 sessions in a minute, and over 5 times as many as usual in the last hour |
+| `creation_burst` | over 100 sessions in a minute, and over 5 times the average of the last hour |
 
 The client is what the event's `details` say (`client`, `network`, `ip`); events that name none are taken to be
 of one client. A finding is not repeated before its window has passed. Each is an event itself,
@@ -111,7 +111,7 @@ class Suspicion:
         return _finding("creation_burst", event, count=number, within=_MINUTE, usual=round(usual, 1))
 
     def _usual_per_minute(self, now: float, lately: int) -> float | None:
-        """How many a minute there were before this one, over an hour or as long as we look; None: too short."""
+        """How many there were in a minute of the last hour; None: we do not look long enough to know."""
         began = now if self._began is None else self._began
         minutes = min(_HOUR, now - began) / _MINUTE - 1
         return (self._created_before.value(now) - lately) / minutes if minutes >= _KNOWN_AFTER else None

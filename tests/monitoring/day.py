@@ -1,7 +1,7 @@
 """A simulated day whose true figures are known: visitors, logins, an attack, an outage, a deploy.
 
 `day(...)` yields the events in order; `Truth` is counted beside them, from the script and not from the events'
-fields. Size is a parameter: the same day with a thousand users or with thirty.
+fields. Size is a parameter: the same day with a thousand users or thirty.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Each default alert and each finding: a scenario that must raise it, and one close to it that must not."""
 
+from collections.abc import Iterable
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -11,20 +13,26 @@ from session_middleware.testing import ManualClock
 T = 1_760_054_400.0
 
 
-def event(name, moment, sid=None, **fields):
+def event(name: str, moment: float, sid: str | None = None, **fields: object) -> SessionEvent:
     return SessionEvent(name, sid, None, T + moment, MappingProxyType(fields))
 
 
-def events(name, number, every=1.0, start=0.0, **fields):
+def events(
+    name: str, number: int, every: float = 1.0, start: float = 0.0, **fields: object
+) -> list[SessionEvent]:
     return [event(name, start + n * every, **fields) for n in range(number)]
 
 
-def suspicious(kind, number, every=1.0, sid=None, **details):
+def suspicious(
+    kind: str, number: int, every: float = 1.0, sid: str | None = None, **details: object
+) -> list[SessionEvent]:
     facts = {"activity_type": kind, "details": details}
     return [event("session_suspicious_activity", n * every, sid, **facts) for n in range(number)]
 
 
-def heard_by(told, *, alerts=DEFAULTS, until=0.0):
+def heard_by(
+    told: list[SessionEvent], *, alerts: Iterable[Alert] = DEFAULTS, until: float = 0.0
+) -> list[Any]:
     """What was raised and cleared, in order, by a monitor that looks after every event."""
     heard = []
     clock = ManualClock(T)
@@ -40,7 +48,7 @@ def heard_by(told, *, alerts=DEFAULTS, until=0.0):
     return [(one.name, one.rule) if hasattr(one, "rule") else one.activity_type for one in heard]
 
 
-def usage(count, moment=0.0):
+def usage(count: float, moment: float = 0.0) -> SessionEvent:
     return event("session_usage", moment, count=count, capacity=100, average_age=1.0, by_status={})
 
 
@@ -80,7 +88,7 @@ def test_there_is_a_scenario_for_each_default_alert() -> None:
 
 
 @pytest.mark.parametrize("rule", RAISING)
-def test_a_default_alert_is_raised_when_it_should_and_not_otherwise(rule) -> None:
+def test_a_default_alert_is_raised_when_it_should_and_not_otherwise(rule: str) -> None:
     raising, close = RAISING[rule]
     assert ("alert_raised", rule) in heard_by(raising)
     assert ("alert_raised", rule) not in heard_by(close)
@@ -128,7 +136,7 @@ def test_a_rule_of_the_apps_own_looks_at_its_own_metric() -> None:
         ({"metric": "a", "above": 1, "clear_at": 2}, "would flap"),
     ],
 )
-def test_a_rule_that_cannot_work_is_refused(wrong, said) -> None:
+def test_a_rule_that_cannot_work_is_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         Alert("mine", **wrong)
 
@@ -154,7 +162,7 @@ FINDINGS = {
 
 
 @pytest.mark.parametrize("kind", FINDINGS)
-def test_suspicious_activity_is_found_when_it_is_there_and_not_otherwise(kind) -> None:
+def test_suspicious_activity_is_found_when_it_is_there_and_not_otherwise(kind: str) -> None:
     there, close = FINDINGS[kind]
     assert heard_by(there, alerts=[]).count(kind) == 1
     assert kind not in heard_by(close, alerts=[])

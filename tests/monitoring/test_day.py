@@ -1,11 +1,14 @@
 """One simulated day through each of the three ways in gives the true figures, and the same ones."""
 
 import math
+from collections.abc import Callable, MutableMapping
+from typing import Any
 
 import pytest
 import structlog
 
 from session_middleware import SessionManager
+from session_middleware.events import SessionEvent
 from session_middleware.monitoring import SessionMonitor
 from session_middleware.testing import ManualClock
 from tests.monitoring.day import START, Truth, day, line_of
@@ -14,7 +17,7 @@ END = START + 86_400
 KEY = "0123456789abcdef0123456789abcdef"
 
 
-def attached(events):
+def attached(events: list[SessionEvent]) -> SessionMonitor:
     clock = ManualClock(START)
     manager = SessionManager("memory://", secret_key=KEY, log=False, clock=clock)
     monitor = SessionMonitor(interval=None, clock=clock).attach(manager, debug=True)
@@ -26,7 +29,7 @@ def attached(events):
     return monitor
 
 
-def processed(events):
+def processed(events: list[SessionEvent]) -> SessionMonitor:
     clock = ManualClock(START)
     monitor = SessionMonitor(interval=None, clock=clock)
     logger = structlog.wrap_logger(structlog.ReturnLogger(), processors=[monitor.processor, as_text])
@@ -40,11 +43,11 @@ def processed(events):
     return monitor
 
 
-def as_text(_logger, _method, line):
+def as_text(_logger: object, _method: str, line: MutableMapping[str, Any]) -> str:
     return repr(line)
 
 
-def read(events):
+def read(events: list[SessionEvent]) -> SessionMonitor:
     clock = ManualClock(START)
     monitor = SessionMonitor(interval=None, clock=clock)
     lines = [line_of(event) for event in events]
@@ -54,7 +57,9 @@ def read(events):
 
 
 @pytest.mark.parametrize("way", [attached, processed, read])
-def test_the_figures_of_the_day_are_the_true_ones(way) -> None:
+def test_the_figures_of_the_day_are_the_true_ones(
+    way: Callable[[list[SessionEvent]], SessionMonitor],
+) -> None:
     truth = Truth()
     events = list(day(120, 20, truth))
     figures = way(events).get_session_statistics()
@@ -76,7 +81,9 @@ def test_the_figures_of_the_day_are_the_true_ones(way) -> None:
 
 
 @pytest.mark.parametrize("way", [attached, processed, read])
-def test_the_day_raises_its_alerts_and_findings_and_no_others(way) -> None:
+def test_the_day_raises_its_alerts_and_findings_and_no_others(
+    way: Callable[[list[SessionEvent]], SessionMonitor],
+) -> None:
     monitor = way(list(day(120, 20, Truth())))
     heard = [finding["activity_type"] for finding in monitor.get_session_statistics()["findings"]]
     assert set(heard) == {"bad_cookies_burst"}

@@ -5,7 +5,9 @@ import os
 import threading
 import tracemalloc
 from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -19,15 +21,21 @@ KEY = "0123456789abcdef0123456789abcdef"
 T = 1_760_054_400.0
 
 
-def quiet(**options):
+def quiet(**options: Any) -> SessionMonitor:
     return SessionMonitor(interval=None, clock=options.pop("clock", ManualClock(T)), **options)
 
 
-def event(name="session_created", moment=T, sid="s", uid="u", **fields):
+def event(
+    name: str = "session_created",
+    moment: float = T,
+    sid: str | None = "s",
+    uid: str | None = "u",
+    **fields: object,
+) -> SessionEvent:
     return SessionEvent(name, sid, uid, moment, MappingProxyType(fields))
 
 
-def report_everything(monitor):
+def report_everything(monitor: SessionMonitor) -> None:
     monitor.log_system_startup()
     monitor.log_session_created("s", 7, platform_id=1)
     monitor.log_platform_switch("s", 7, None, 2, 0.25)
@@ -37,7 +45,7 @@ def report_everything(monitor):
 
 
 @pytest.mark.parametrize("attached", [False, True])
-def test_the_ready_methods_count_once_each_attached_or_not(attached) -> None:
+def test_the_ready_methods_count_once_each_attached_or_not(attached: bool) -> None:
     monitor = quiet()
     heard = []
     if attached:
@@ -168,7 +176,9 @@ def test_the_ring_of_measurements_keeps_the_last_ones() -> None:
 
 
 @pytest.mark.parametrize("store", [None, "sqlite:///figures.db"])
-def test_old_data_goes_and_zero_days_drop_all(store, tmp_path, monkeypatch) -> None:
+def test_old_data_goes_and_zero_days_drop_all(
+    store: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     clock = ManualClock(T)
     monitor = quiet(clock=clock, store=store)
@@ -184,7 +194,7 @@ def test_old_data_goes_and_zero_days_drop_all(store, tmp_path, monkeypatch) -> N
     assert monitor.get_session_statistics()["totals"] == {}
 
 
-def test_figures_outlive_their_process_and_add_up_over_workers(tmp_path) -> None:
+def test_figures_outlive_their_process_and_add_up_over_workers(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'figures.db'}"
     one, two = quiet(store=url), quiet(store=url)
     for number in range(3000):
@@ -203,7 +213,7 @@ def test_figures_outlive_their_process_and_add_up_over_workers(tmp_path) -> None
     assert one.get_session_statistics()["totals"] == {"session_created": 6000}  # reading adds nothing
 
 
-def test_what_the_store_does_not_take_is_kept_for_the_next_time(tmp_path) -> None:
+def test_what_the_store_does_not_take_is_kept_for_the_next_time(tmp_path: Path) -> None:
     path = tmp_path / "figures.db"
     monitor = quiet(store=f"sqlite:///{path}")
     path.write_bytes(b"not a database, and long enough to be sure" * 100)
@@ -216,7 +226,7 @@ def test_what_the_store_does_not_take_is_kept_for_the_next_time(tmp_path) -> Non
 
 
 @pytest.mark.parametrize("url", ["figures.db", "sqlite:///", "sqlite:////nowhere/at/all.db", 7])
-def test_a_store_that_cannot_be_is_refused_at_once(url) -> None:
+def test_a_store_that_cannot_be_is_refused_at_once(url: Any) -> None:
     with pytest.raises(ConfigurationError, match="store: "):
         SessionMonitor(store=url)
 
@@ -259,7 +269,7 @@ def test_a_forked_worker_counts_its_own_events_and_not_its_parents() -> None:
     assert monitor.get_session_statistics()["totals"] == {"session_created": 1}
 
 
-def test_there_is_one_monitor_per_process(monkeypatch, tmp_path) -> None:
+def test_there_is_one_monitor_per_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "_GLOBAL", [])
     assert get_session_monitor() is get_session_monitor()
     with pytest.raises(ConfigurationError, match="exists already"):

@@ -2,6 +2,7 @@
 
 import json
 import random
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from session_middleware.monitoring.sketches import Distinct, Quantiles
 from session_middleware.monitoring.windows import KeyedCounts, Rates, SlidingCount
 
 
-def again(one):
+def again(one: Any) -> Any:
     """What comes back from a store."""
     other = type(one)()
     other.merge(json.loads(json.dumps(one.state())))
@@ -17,7 +18,7 @@ def again(one):
 
 
 @pytest.mark.parametrize("draw", ["lognormvariate", "expovariate", "gauss"])
-def test_quantiles_are_within_two_percent_merged_and_stored_too(draw) -> None:
+def test_quantiles_are_within_two_percent_merged_and_stored_too(draw: str) -> None:
     chance = random.Random(7)
     arguments = {"lognormvariate": (-4, 2), "expovariate": (3,), "gauss": (5, 1)}[draw]
     values = [getattr(chance, draw)(*arguments) for _ in range(20_000)]
@@ -43,7 +44,7 @@ def test_values_of_any_kind_are_counted_and_an_empty_one_has_no_quantiles() -> N
 
 
 @pytest.mark.parametrize("number", [0, 1, 2047, 2049, 20_000, 200_000])
-def test_distinct_counts_are_within_two_percent_and_exact_for_few(number) -> None:
+def test_distinct_counts_are_within_two_percent_and_exact_for_few(number: int) -> None:
     one = Distinct()
     for index in range(number):
         one.add(f"session {index}")

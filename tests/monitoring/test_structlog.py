@@ -1,6 +1,8 @@
 """An attached monitor sees every event, whatever the app does with structlog."""
 
 import logging
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any, NoReturn
 
 import pytest
 import structlog
@@ -13,33 +15,33 @@ KEY = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(autouse=True)
-def untouched_structlog():
+def untouched_structlog() -> Iterator[None]:
     structlog.reset_defaults()
     yield
     structlog.reset_defaults()
 
 
-def drop_all(_logger, _method, _line):
+def drop_all(_logger: object, _method: str, _line: MutableMapping[str, Any]) -> NoReturn:
     raise structlog.DropEvent
 
 
-def raising(_logger, _method, _line):
+def raising(_logger: object, _method: str, _line: MutableMapping[str, Any]) -> NoReturn:
     raise RuntimeError("a broken processor")
 
 
-def at_level_warning():
+def at_level_warning() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
-def with_a_sampler():
+def with_a_sampler() -> None:
     structlog.configure(processors=[drop_all])
 
 
-def with_a_broken_processor():
+def with_a_broken_processor() -> None:
     structlog.configure(processors=[raising])
 
 
-def with_cached_loggers():
+def with_cached_loggers() -> None:
     structlog.configure(
         processors=[drop_all],
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
@@ -48,11 +50,11 @@ def with_cached_loggers():
     structlog.get_logger("session_middleware").info("cached now")
 
 
-def not_at_all():
+def not_at_all() -> None:
     assert not structlog.is_configured()
 
 
-def created_by(manager):
+def created_by(manager: SessionManager) -> None:
     session = manager.blocking.create_session(user_id="u")
     manager.blocking.delete_session(session.id)
 
@@ -61,7 +63,7 @@ def created_by(manager):
     "configure",
     [at_level_warning, with_a_sampler, with_a_broken_processor, with_cached_loggers, not_at_all],
 )
-def test_a_monitor_sees_every_event_whatever_structlog_is_set_to(configure) -> None:
+def test_a_monitor_sees_every_event_whatever_structlog_is_set_to(configure: Callable[[], None]) -> None:
     configure()
     manager = SessionManager("memory://", secret_key=KEY)
     monitor = SessionMonitor(interval=None).attach(manager)
