@@ -1,6 +1,6 @@
 """A simulated day whose true figures are known: visitors, logins, an attack, an outage, a deploy.
 
-`day(...)` yields the events in order; `Truth` is counted beside them, from the script and not from the events'
+`day(...)` yields the events in order; `Truth` is counted beside them, from the script not from the events'
 fields. Size is a parameter: the same day with a thousand users or thirty.
 """
 
