@@ -233,13 +233,15 @@ def test_a_store_that_cannot_be_is_refused_at_once(url: Any) -> None:
 
 
 def test_the_thread_takes_in_events_and_ends_with_its_monitor() -> None:
-    seen = threading.Event()
+    seen, before = threading.Event(), threading.enumerate()
     monitor = SessionMonitor(interval=0.001)
     monitor.on_alert(lambda _message: seen.set())
     monitor.record_event(event("backend_unavailable"))
     assert seen.wait(10)
+    (thread,) = set(threading.enumerate()) - set(before)
+    assert thread.name == "session-monitor"
     monitor.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "session-monitor"]
+    assert not thread.is_alive()
 
 
 def test_a_callback_that_raises_is_counted_and_the_next_one_is_called() -> None:
