@@ -7,7 +7,7 @@ from random import uniform
 
 from session_middleware.core import Core
 from session_middleware.errors import SessionError
-from session_middleware.loops import sleep, spawn
+from session_middleware.loops import Nap, spawn
 
 __all__ = ["Cleanup"]
 
@@ -23,6 +23,7 @@ class Cleanup:
         self._core = core
         self._run = run
         self.interval = interval
+        self._nap = Nap()
         self._stop: Callable[[], None] | None = None
         self.is_driven: Callable[[], bool] = bool  # by somebody else, who calls `run_once`
         self._failures = 0
@@ -44,6 +45,11 @@ class Cleanup:
         if self._stop is not None:
             self._stop()
             self._stop = None
+
+    def change_interval(self, seconds: float) -> None:
+        """The pause that is under way begins anew, with this one. From any thread."""
+        self.interval = seconds
+        self._nap.end()
 
     async def run_once(self) -> None:
         """One run, unless the wall clock jumped: then nothing is deleted on its word, and an event says so.
@@ -70,8 +76,8 @@ class Cleanup:
 
     async def _forever(self) -> None:
         while True:
-            await sleep(self.pause())
-            await self.run_once()
+            if await self._nap.sleep(self.pause()):
+                await self.run_once()
 
     def _read_clocks(self) -> tuple[float, float]:
         return self._core.clock(), self._core.monotonic()

@@ -69,6 +69,13 @@ _TABLE = (
     _event("session_renewed", "debug", "expires_at", "The idle deadline was pushed out."),
     _event("session_renewal_failed", "warning", "reason", "The idle deadline could not be pushed out."),
     _event("session_deleted", "info", "reason", "A session was ended on purpose: a logout, a revocation."),
+    _event(
+        "sessions_ended",
+        "info",
+        "before reason",
+        "Every session created before this moment was ended at once (`end_all_before`); "
+        "a `session_deleted` each follows with the cleanups.",
+    ),
     _event("session_deletion_failed", "warning", "reason", "A session could not be ended."),
     _event(
         "session_expired",

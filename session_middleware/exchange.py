@@ -74,18 +74,23 @@ class Entrance:
         self.name = self.codec.settings.session_cookie
         self.immediate = self.performer.port.immediate
         self.importer = Importer(self.performer, manager.import_from) if manager.import_from else None
-        limited = manager.max_requests_per_session is not None or manager.rate_limit is not None
-        self.opens_first = not self.immediate or limited or eager
+        self.always_opens_first = not self.immediate or eager
         # What every request asks for, looked up once: properties of the manager, and constant.
         self.activity = manager.activity
         self.reporter = manager.reporter
         self.heartbeat = manager.heartbeat
         self.lifetime = manager.lifetime
-        self.client_facts = manager.client_facts
         self.outage = manager.finisher.outage
         self.weak_key = self.codec.weak_key  # None once it was told
         self.warned_of_http = False
         self.next_cleanup = 0.0  # monotonic seconds; for apps without a lifespan
+
+    @property
+    def opens_first(self) -> bool:
+        """Whether the session is loaded before the app is called. A limit may come while it runs."""
+        manager = self.manager
+        limited = manager.max_requests_per_session is not None or manager.rate_limit is not None
+        return limited or self.always_opens_first
 
     def warn_of_weak_key(self) -> None:
         """Once, and not at construction: nobody listens to events then."""
@@ -319,13 +324,14 @@ class Exchange(ActiveRequest):
         """Fill the session at its first look, and hold it from then on."""
         self.entrance.performer.fill(session, self._opened(), self.now)
         session.life.late = self.started
-        if self.entrance.client_facts is not None:
+        if self.entrance.manager.client_facts is not None:
             session.life.client = self._client_facts
         session.life.passive = self.entrance.passive is not None and self.entrance.passive(self.scope)
         self._hold(session)
 
     def _client_facts(self) -> Mapping[str, JsonValue]:
-        return {} if self.entrance.client_facts is None else self.entrance.client_facts(self.scope)
+        facts_of = self.entrance.manager.client_facts
+        return {} if facts_of is None else facts_of(self.scope)
 
     def _opened(self) -> Life:
         if self.life is None:

@@ -173,6 +173,13 @@ class SessionInterface(FlaskSessionInterface):
         """The manager that serves *app*."""
         return self._site(app).manager
 
+    def codec_of(self, app: Flask) -> CookieCodec:
+        """Signs the cookies of *app* with its keys of now. Raises `ConfigurationError` where it has none."""
+        entrance = self._site(app).entrance(app, self.get_cookie_name(app))
+        if entrance is None:
+            raise ConfigurationError("app: it has no secret key; set app.secret_key")
+        return entrance.codec
+
     def get_cookie_secure(self, app: Flask) -> bool:
         """Secure where the app asks for it, and whenever the request came by https."""
         return super().get_cookie_secure(app) or current_request.is_secure
@@ -209,7 +216,7 @@ class SessionInterface(FlaskSessionInterface):
             return _Site(settings, self._manager, self._routes, before.entrances if before else {})
         url = settings["backend"]
         if before is not None and {**before.settings, **_policy_of(settings)} == settings:
-            before.manager._core.policy = _policy(settings)  # noqa: SLF001  (its setter is yet to come)
+            before.manager.blocking.reconfigure(policy=_policy(settings))
             return _Site(settings, before.manager, self._routes, before.entrances)
         same = before is not None and before.settings["backend"] == url
         backend = before.manager.backend if same and before else self._backend or backend_from(url)
@@ -385,7 +392,9 @@ class _Site:
         if len(self.entrances) >= _MOST_KEYS:
             self.entrances.clear()
         made = PlainEntrance(self.manager, codec=codec, **self.routes)
-        made.opens_first = True  # whether a session is permanent must be known of those nobody looks at
+        made.always_opens_first = (
+            True  # whether a session is permanent must be known of those nobody looks at
+        )
         self.entrances[name, key, fallbacks] = made
         return made
 
@@ -475,12 +484,14 @@ def _commands(app: Flask) -> AppGroup:
     group = AppGroup("session", help="List, revoke and clean up sessions.")
 
     @group.command("list")
-    @click.argument("user")
-    def list_sessions(user: str) -> None:
-        """The live sessions of USER, newest first."""
-        for session in manager_of(app).blocking.get_user_sessions(user):
+    @click.argument("user", required=False)
+    @click.option("--limit", default=100, show_default=True, help="How many at most.")
+    def list_sessions(user: str | None, limit: int) -> None:
+        """The live sessions, or those of USER, newest first."""
+        for session in manager_of(app).blocking.get_sessions(user_id=user, limit=limit):
             seen = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(session.last_activity))
-            click.echo(f"{session.id}  seen {seen} UTC  keys {', '.join(sorted(session)) or '-'}")
+            keys = ", ".join(sorted(session)) or "-"
+            click.echo(f"{session.id}  user {session.user_id or '-'}  seen {seen} UTC  keys {keys}")
 
     @group.command("revoke")
     @click.argument("session_id", required=False)

@@ -39,7 +39,7 @@ class Heartbeat:
         """*interval*: seconds within which a revoked session's socket is closed, in every process."""
         self._core = core
         self._operations = operations
-        self._interval = interval
+        self.interval = interval
         self._here: asyncio.AbstractEventLoop | None = None  # the loop that was seen to beat last
         self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle | None] = {}  # None: a round runs
         self._trio: dict[Any, Any] = {}  # by trio's token of the run: the event that begins a round at once
@@ -104,11 +104,11 @@ class Heartbeat:
             record = None if request.held is None else request.held.life.record
             if record is not None:
                 owns.append(policy.idle(record.idle_timeout))
-        return max(_SHORTEST_PAUSE, min(self._interval, min(owns) / 6))
+        return max(_SHORTEST_PAUSE, min(self.interval, min(owns) / 6))
 
     async def _bounded_round(self) -> None:
         # A backend that hangs would else end the rounds for good.
-        await at_most(self._interval, self.round())
+        await at_most(self.interval, self.round())
 
     # --- asyncio ---
 

@@ -31,6 +31,7 @@ class Housekeeper:
         self._news = threading.Event()
         self._stopped = False
         self._cleanup_at = 0.0  # monotonic seconds
+        self._interval = 0.0  # seconds, with which that was found
 
     @classmethod
     def of(cls, manager: SessionManager) -> Housekeeper:
@@ -69,7 +70,7 @@ class Housekeeper:
             manager = self._manager()
             if self._process == os.getpid() or self._stopped or manager is None:
                 return
-            self._cleanup_at = manager.monotonic() + manager.blocking_cleaner.pause()
+            self._plan_cleanup(manager)
             manager.blocking_cleaner.is_driven = lambda: self.is_running
             self._news = threading.Event()  # one that was inherited over a fork may be in any state
             self._thread = threading.Thread(target=self._run, name="session-housekeeping", daemon=True)
@@ -88,11 +89,17 @@ class Housekeeper:
             return None
         with contextlib.suppress(Exception):  # a defect in a backend must not end the rounds for good
             run_blocking(manager.blocking_heartbeat.round())
+        if manager.blocking_cleaner.interval != self._interval:  # it was reconfigured
+            self._plan_cleanup(manager)
         if manager.monotonic() >= self._cleanup_at:
             if not manager.is_started:  # else a lifespan has its own
                 run_blocking(manager.blocking_cleaner.run_once())
-            self._cleanup_at = manager.monotonic() + manager.blocking_cleaner.pause()
+            self._plan_cleanup(manager)
         return min(manager.blocking_heartbeat.pause(), max(0.0, self._cleanup_at - manager.monotonic()))
+
+    def _plan_cleanup(self, manager: SessionManager) -> None:
+        self._interval = manager.blocking_cleaner.interval
+        self._cleanup_at = manager.monotonic() + manager.blocking_cleaner.pause()
 
 
 _guard = threading.Lock()

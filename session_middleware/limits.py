@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from session_middleware.backends.base import EVICTED, Port
+from session_middleware.backends.base import EVICTED, EXPIRY_REASONS, Port
 from session_middleware.backends.capabilities import Admitted, Capped, Caps, Full
 from session_middleware.errors import ConfigurationError, SessionCapacityError
 from session_middleware.record import Committed, CreateResult, Delta, Record, Refused, SessionId
@@ -69,4 +69,6 @@ class Limits:
                 name = "session_expired"
                 if one.reason == EVICTED:
                     name, fields = "session_evicted", {"reason": why.value}
+                elif one.reason not in EXPIRY_REASONS:  # `end_all_before` ended it
+                    name, fields = "session_deleted", {"reason": one.reason}
                 self._emit(name, one.id, one.user_id, now, **fields)

@@ -11,12 +11,13 @@ import contextlib
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from session_middleware.errors import BackendUnavailable
 from session_middleware.outage import Outage
 
-__all__ = ["Finisher", "at_most", "running_here", "running_library", "sleep", "spawn"]
+__all__ = ["Finisher", "Nap", "at_most", "running_here", "running_library", "sleep", "spawn"]
 
 T = TypeVar("T")
 _background: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
@@ -50,7 +51,35 @@ async def sleep(seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-async def at_most(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+class Nap:
+    """A sleep that whoever wants can end, from any thread. One sleeps at a time."""
+
+    def __init__(self) -> None:
+        self._wake: Callable[[], object] | None = None
+
+    async def sleep(self, seconds: float) -> bool:
+        """Whether *seconds* have passed; False: it was ended."""
+        trio = sys.modules["trio"] if running_library() == "trio" else None
+        event = asyncio.Event() if trio is None else trio.Event()
+        soon = (
+            asyncio.get_running_loop().call_soon_threadsafe
+            if trio is None
+            else trio.lowlevel.current_trio_token().run_sync_soon
+        )
+        self._wake = partial(soon, event.set)
+        await at_most(seconds, event.wait())
+        self._wake = None
+        return not event.is_set()
+
+    def end(self) -> None:
+        """Wake up whoever sleeps. A no-op where nobody does."""
+        wake = self._wake
+        if wake is not None:
+            with contextlib.suppress(RuntimeError):  # that event loop is over
+                wake()
+
+
+async def at_most(seconds: float, work: Coroutine[Any, Any, object]) -> None:
     """Run *work*, but cancel it when *seconds* have passed."""
     if running_library() == "trio":
         with sys.modules["trio"].move_on_after(seconds):

@@ -6,9 +6,10 @@ Reading order: `SessionManager` (its options, its life), `Blocking` (the same fo
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -28,6 +29,7 @@ from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.cleanup import Cleanup
 from session_middleware.client import ClientFacts, client_facts_of
+from session_middleware.configuration import Aliases, from_environment, from_mapping, options_of
 from session_middleware.cookies import CookieCodec, CookieSettings
 from session_middleware.core import Core, Lease
 from session_middleware.errors import ConfigurationError
@@ -39,6 +41,7 @@ from session_middleware.old_cookies import OldCookie, readers_of
 from session_middleware.operations import Operations
 from session_middleware.perform import Performer
 from session_middleware.policy import Duration, Policy, PolicyOptions, flag, seconds
+from session_middleware.reconfiguration import Live, chosen
 from session_middleware.record import SessionId
 from session_middleware.reporting import Reporter
 from session_middleware.session import Session
@@ -58,6 +61,7 @@ __all__ = [
 T = TypeVar("T")
 
 OnTooMany: TypeAlias = Literal["evict_oldest", "reject"]
+_CAPS = {"max_sessions": "total", "max_sessions_per_user": "per_user"}
 _COOKIE_OPTIONS = tuple(field.name for field in fields(CookieSettings))
 _STRANGER = (
     600.0  # seconds for which an unknown cookie tells of another process rather than of an old session
@@ -189,14 +193,38 @@ class SessionManager(Operations):
             stuck_after=seconds("stuck_after", stuck_after),
             is_cleaning=self._is_cleaning,
         )
-        core.caps = self._caps_of(core.backend, max_sessions, max_sessions_per_user, on_too_many)
         self._started_at = clock()
         self._told_of_strangers = False
         super().__init__(core, self._performer_over(core, "async"))
+        self._caps = Caps()
+        for name, value in (("max_sessions", max_sessions), ("max_sessions_per_user", max_sessions_per_user)):
+            self._set_cap(_CAPS[name], self._cap(name, value))
+        self._set_cap("reject", _rejects("on_too_many", on_too_many))
         self.finisher = Finisher(self.backend_timeout)
         self.cleaner = Cleanup(core, self.cleanup_expired, seconds("cleanup_interval", cleanup_interval))
         self._check_interval = seconds("check_interval", check_interval)
         self.heartbeat = Heartbeat(core, self, self._check_interval)
+
+    @classmethod
+    def from_env(cls, prefix: str = "SESSION_", aliases: Aliases | None = None, **options: Any) -> Self:
+        """A manager of environment variables: `SESSION_BACKEND`, `SESSION_IDLE_TIMEOUT`, … each option.
+
+        `SESSION_TIMEOUT` is the idle timeout in seconds; *aliases* name others, with the unit of a duration:
+        `{"APP_MINUTES": ("idle_timeout", "minutes")}`. Variables that name no option, and empty ones, are
+        ignored. *options* go before the variables. Raises `ConfigurationError`, which quotes the variable
+        and its text, but never that of a secret.
+        """
+        return from_environment(cls, os.environ, prefix, aliases, options)
+
+    @classmethod
+    def from_config(
+        cls, mapping: Mapping[str, Any], *, aliases: Aliases | None = None, **options: Any
+    ) -> Self:
+        """A manager of a mapping by option, as a configuration file gives it; texts as by `from_env`.
+
+        Raises `ConfigurationError`, also for a key that is no option.
+        """
+        return from_mapping(cls, mapping, aliases, options)
 
     def __repr__(self) -> str:
         return f"<SessionManager {self._core.backend.url}>"
@@ -256,6 +284,11 @@ class SessionManager(Operations):
     def blocking_performer(self) -> Performer:
         """Opens and commits the sessions of requests without an event loop; `run_blocking` drives it."""
         return self._performer_over(self._core, "blocking")
+
+    @property
+    def uses_blocking_port(self) -> bool:
+        """Whether somebody has asked for the blocking performer."""
+        return "blocking_performer" in self.__dict__
 
     @cached_property
     def blocking_heartbeat(self) -> Heartbeat:
@@ -332,6 +365,20 @@ class SessionManager(Operations):
         """
         return await self._whole(super().save(session))
 
+    async def reconfigure(self, **options: Any) -> None:
+        """Change options while it runs; all of them or none. What is not given stays, as does what is None.
+
+        Everything but the backend, the keys, the cookie and the clocks. Requests under way end as they began;
+        smaller limits refuse from the next request on. A shorter `idle_timeout` or `absolute_timeout` holds
+        for existing sessions when this returns, in every process: the idle one from the last moment the
+        visitor may have been there, and not where `set_expiry` gave a session its own. Longer ones begin with
+        each session's next renewal, or login.
+
+        Raises `ConfigurationError`, naming the option; `BackendError`, and then the options stay as they
+        were (some sessions may be shortened already: call it again).
+        """
+        await self._reconfigured(self, options)
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -381,6 +428,61 @@ class SessionManager(Operations):
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         return await (work if self._port.immediate else self.finisher.finish(work))
 
+    async def _reconfigured(self, operations: Operations, options: Mapping[str, Any]) -> None:
+        live, before = self._live(), self._core.policy
+        choice = chosen(live, options_of(SessionManager), before, options)
+        self._core.policy = choice.policy
+        try:
+            await operations.enforce_timeouts(before, choice.policy)
+        except BaseException:
+            if self._core.policy is choice.policy:  # nobody has changed it again
+                self._core.policy = before
+            raise
+        for name, value in choice.others.items():
+            live[name].apply(value)
+        await operations.enforce_limits()
+
+    def _live(self) -> dict[str, Live]:
+        """The options besides the policy's that may change: how each is checked, and how it is set."""
+        return {
+            "cleanup_interval": Live(seconds, self._set_cleanup_interval),
+            "backend_timeout": Live(seconds, self._set_backend_timeout),
+            "check_interval": Live(seconds, self._set_check_interval),
+            "stuck_after": Live(seconds, partial(setattr, self._core, "stuck_after")),
+            "max_concurrent_requests": Live(_limit, partial(setattr, self, "max_concurrent_requests")),
+            "max_requests_per_session": Live(_limit, partial(setattr, self, "max_requests_per_session")),
+            **{name: Live(self._cap, partial(self._set_cap, field)) for name, field in _CAPS.items()},
+            "on_too_many": Live(_rejects, partial(self._set_cap, "reject")),
+            "rate_limit": Live(self._rate, partial(setattr, self, "rate_limit")),
+            "client_facts": Live(lambda _, option: client_facts_of(option), self._set_client_facts),
+            "log": Live(flag, lambda on: self.reporter.log(on=on)),
+            "log_context": Live(flag, partial(setattr, self, "log_context")),
+        }
+
+    def _rate(self, _: str, text: str | None) -> RateLimit | None:
+        return _rate_limit(text, self._core.clock)
+
+    def _set_client_facts(self, facts: ClientFacts | None) -> None:
+        self.client_facts = facts
+
+    def _set_cleanup_interval(self, interval: float) -> None:
+        self.cleaner.change_interval(interval)
+        if "blocking_cleaner" in self.__dict__:
+            self.blocking_cleaner.change_interval(interval)
+
+    def _set_backend_timeout(self, timeout: float) -> None:
+        self.backend_timeout = self.finisher.timeout = timeout
+        performers = [self._performer, *([self.blocking_performer] if self.uses_blocking_port else [])]
+        for performer in performers:
+            if isinstance(performer.port, Bounded):
+                performer.port.bound(timeout)
+
+    def _set_check_interval(self, interval: float) -> None:
+        self._check_interval = self.heartbeat.interval = interval
+        self.heartbeat.hurry()
+        if "blocking_heartbeat" in self.__dict__:
+            self.blocking_heartbeat.interval = interval
+
     def _keep(self, lease: Lease) -> Callable[[], None]:
         return spawn(partial(self._keep_on, lease))
 
@@ -408,23 +510,16 @@ class SessionManager(Operations):
             caps=self._caps_now,
         )
 
-    def _caps_of(
-        self, backend: Backend, total: int | None, per_user: int | None, on_too_many: str
-    ) -> Caps | None:
-        if on_too_many not in get_args(OnTooMany):
-            raise ConfigurationError(f'on_too_many: found {on_too_many!r}, pass "evict_oldest" or "reject"')
-        caps = Caps(
-            _limit("max_sessions", total),
-            _limit("max_sessions_per_user", per_user),
-            on_too_many == "reject",
-        )
-        if caps == Caps(reject=caps.reject):
-            return None
-        colour: Colour = "async" if "async" in backend.colours else "blocking"
-        if not isinstance(backend.port(colour), Capped):
-            option = "max_sessions" if per_user is None else "max_sessions_per_user"
-            raise ConfigurationError(f"{option}: {backend.url} cannot limit sessions; use a backend that can")
-        return caps
+    def _cap(self, name: str, value: int | None) -> int | None:
+        if value is not None and not isinstance(self._performer.port, Capped):
+            raise ConfigurationError(
+                f"{name}: {self.backend.url} cannot limit sessions; use a backend that can"
+            )
+        return _limit(name, value)
+
+    def _set_cap(self, field: str, value: Any) -> None:
+        caps = self._caps = self._caps._replace(**{field: value})
+        self._core.caps = None if (caps.total, caps.per_user) == (None, None) else caps
 
     def _caps_now(self) -> Caps | None:
         caps = self._core.caps
@@ -501,6 +596,10 @@ class Blocking:
         """As `SessionManager.transaction`, but nothing renews the lease: the body must be done by then."""
         return _plainly(self._operations.transaction(session_id, timeout=timeout, lease=lease))
 
+    def reconfigure(self, **options: Any) -> None:
+        """As `SessionManager.reconfigure`."""
+        run_blocking(self._manager._reconfigured(self._operations, options))  # noqa: SLF001  (of this file)
+
     def start(self) -> None:
         """As `SessionManager.start`, for the backend's blocking port; but no cleanup begins."""
         run_blocking(self._manager.blocking_lifetime.start())
@@ -558,6 +657,12 @@ def _clock(name: str, clock: Callable[[], float]) -> Callable[[], float]:
             f"{name}: found {type(clock).__name__}, pass a function that answers seconds"
         )
     return clock
+
+
+def _rejects(name: str, value: object) -> bool:
+    if value not in get_args(OnTooMany):
+        raise ConfigurationError(f'{name}: found {value!r}, pass "evict_oldest" or "reject"')
+    return value == "reject"
 
 
 def _rate_limit(text: str | None, clock: Callable[[], float]) -> RateLimit | None:

@@ -97,11 +97,15 @@ class Reporter:
         self.failures = 0
         self.log_failures = 0
         self.dropped = 0
-        self._is_on = _is_on if log else _never
+        self.log(on=log)
         self._log_unsaid = [True]
         self._limits: dict[str, _Limit] = {}
         # Dicts as ordered sets: each change is one atomic operation, also while another thread emits.
         self._heard: dict[str, dict[_Subscription, None]] = {name: {} for name in EVENTS}
+
+    def log(self, *, on: bool) -> None:
+        """Write log lines from now on, or no more."""
+        self._is_on = _is_on if on else _never
 
     def subscribe(self, event: str | None, callback: Callback) -> Callable[[], None]:
         """Call `callback` with each event of this name; with every event for None or "*".

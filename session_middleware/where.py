@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeAlias, TypedDict
 from session_middleware.errors import ConfigurationError
 from session_middleware.record import Record
 
-__all__ = ["Conditions", "Where", "where_of"]
+__all__ = ["Conditions", "Where", "moment_of", "where_of"]
 
 _Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -176,7 +176,8 @@ def _some_text(name: str, value: object) -> str:
     return text
 
 
-def _time(name: str, value: object) -> float:
+def moment_of(name: str, value: object) -> float:
+    """*value* as seconds since the epoch. `ConfigurationError` naming it if it is no moment."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         found = repr(value) if isinstance(value, float) else type(value).__name__
         _refuse(name, found, "seconds since the epoch (of a datetime: its timestamp())")
@@ -208,5 +209,5 @@ _SPECIAL: dict[str, Callable[[str, object], object]] = {
     "user_agent": _some_text,
     "ids": _some_ids,
 }
-_CHECKS = {field.name: _SPECIAL.get(field.name, _time) for field in fields(Where)}
+_CHECKS = {field.name: _SPECIAL.get(field.name, moment_of) for field in fields(Where)}
 """What checks each field, in the order of the fields."""

@@ -26,7 +26,7 @@ PACKAGE = "session_middleware"
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("errors", "headers", "outage"),
     1: ("values", "policy", "blocking", "loops", "rates"),
-    2: ("record", "salvage", "client"),
+    2: ("record", "salvage", "client", "configuration", "reconfiguration"),
     3: (
         "jobs",
         "session",

@@ -29,6 +29,7 @@ ILLEGAL: list[tuple[str, Any]] = [
     *(("open_requests_renew", value) for value in NO_FLAG),
     *(("max_bytes", value) for value in NO_COUNT),
     *(("max_keys", value) for value in NO_COUNT),
+    *(("retention", value) for value in [5, ["failed"], {5: 1.0}, {"": 1.0}]),
     *(("idle_timout", value) for value in [60]),
 ]
 

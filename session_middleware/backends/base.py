@@ -27,6 +27,7 @@ ships the suite that checks all this.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from session_middleware.errors import ConfigurationError
@@ -36,11 +37,15 @@ __all__ = [
     "ENDINGS_KEPT",
     "ENDINGS_KEPT_AT_LEAST",
     "EVICTED",
+    "EXPIRY_REASONS",
+    "NO_EPOCH",
     "Backend",
     "Colour",
     "EndedRecord",
+    "Epoch",
     "LoadAnswer",
     "Port",
+    "ending_of",
     "expiry_reason",
     "wrong_colour",
 ]
@@ -96,7 +101,8 @@ class Port(Protocol):
     async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
         """Remove up to *limit* expired records; each is returned by one call in one process only.
 
-        Fewer than *limit* means that nothing more is due.
+        So are those that an epoch ended, where a port has one (`Epochal`). Fewer than *limit* mean that
+        nothing more is due.
         """
 
     async def wait(self, seconds: float) -> None:
@@ -133,3 +139,28 @@ def expiry_reason(record: Record) -> str:
     if record.retained_until is not None and record.deadline >= record.retained_until:
         return "retention"
     return "idle_timeout"
+
+
+EXPIRY_REASONS = frozenset({"absolute_timeout", "retention", "idle_timeout"})
+"""What `expiry_reason` may answer."""
+
+
+class Epoch(NamedTuple):
+    """Every session created before this moment is ended: see `capabilities.Epochal`."""
+
+    before: float  # seconds since the epoch of the clock, like `at`
+    at: float  # when that was said
+    reason: str
+    by: str | None = None
+
+
+NO_EPOCH = Epoch(-inf, -inf, "")
+"""Before anybody has said so."""
+
+
+def ending_of(record: Record, epoch: Epoch, now: float) -> Ended | None:
+    """How this record ended, its deadline and the epoch considered; None: it is live."""
+    is_swept = record.created_at < epoch.before
+    if record.deadline <= now and not (is_swept and epoch.at < record.deadline):
+        return Ended(expiry_reason(record), record.deadline)
+    return Ended(epoch.reason, epoch.at, epoch.by) if is_swept else None

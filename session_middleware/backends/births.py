@@ -56,6 +56,14 @@ class Births:
                 if places[index].id in ids:  # else it ended since they were sorted
                     yield places[index]
 
+    def created_before(self, time: float) -> Iterator[Record]:
+        """The sessions created earlier than this. Nothing may be filed or taken out meanwhile."""
+        for minute in self._order:
+            if minute * _MINUTE >= time:
+                return
+            records = (self._records[id_] for id_ in self._minutes[minute])
+            yield from (record for record in records if record.created_at < time)
+
     def number_after(self, time: float) -> int:
         """How many were created later than this."""
         minute = _minute_of(time)

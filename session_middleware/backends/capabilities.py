@@ -18,6 +18,7 @@ __all__ = [
     "Bounded",
     "ByUser",
     "Counting",
+    "Epochal",
     "Iterating",
     "Leases",
     "Page",
@@ -120,6 +121,21 @@ class Iterating(Protocol):
         self, ids: Sequence[SessionId], where: Where, now: float, reason: str, *, by: str | None = None
     ) -> Sequence[EndedRecord]:
         """End those of *ids* that are live and still match, at one moment; which ones were ended."""
+
+
+@runtime_checkable
+class Epochal(Protocol):
+    """Optional: a port that can end every session created before a moment, in one write."""
+
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        """From now on a session created before *t*, which is at most *now*, is ended, for every operation.
+
+        `load` answers `Ended(reason, now, by)`, as it does for what expired; `create` may replace it. The
+        records themselves are removed by `delete_expired`, each reported once, with this reason unless its
+        deadline came first. A backend keeps one such moment, with the last reason; it goes forward only.
+        False, and nothing changes, where the one that is kept is not earlier. No record that is stored, and
+        none that is stored later, is exempt, so a record's `created_at` is never set back.
+        """
 
 
 @runtime_checkable

@@ -13,15 +13,18 @@ import heapq
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from threading import Lock
 
 from session_middleware.backends.base import (
     ENDINGS_KEPT,
     ENDINGS_KEPT_AT_LEAST,
+    NO_EPOCH,
     Colour,
     EndedRecord,
+    Epoch,
     LoadAnswer,
-    expiry_reason,
+    ending_of,
 )
 from session_middleware.backends.births import Births
 from session_middleware.backends.capabilities import Salvaged, Usage
@@ -69,6 +72,7 @@ class MemoryBackend(MemoryQueries, MemoryCaps):
         self._created_sum = 0  # ms: adding up floats would drift
         self._expiry = _Expiry()
         self._endings = _Endings()
+        self._epoch = NO_EPOCH
         self._ranks: Ranks | None = None  # made when somebody asks which sessions go first
         self._leases: dict[str, tuple[str, float]] = {}
         self._lock = Lock()
@@ -99,8 +103,8 @@ class MemoryBackend(MemoryQueries, MemoryCaps):
         if record is None or self._closed:
             self._check_open()
             return self._endings.get(id)
-        if record.deadline <= now:
-            return Ended(expiry_reason(record), record.deadline)
+        if record.deadline <= now or record.created_at < self._epoch.before:
+            return ending_of(record, self._epoch, now)
         return record
 
     async def create(self, record: Record, now: float) -> CreateResult:
@@ -114,7 +118,7 @@ class MemoryBackend(MemoryQueries, MemoryCaps):
         with self._lock:
             self._check_open()
             record = self._records.get(id)
-            if record is None or record.deadline <= now:
+            if record is None or not self._lives(record, now):
                 return GONE
             applied = apply(record, delta, now)
             if isinstance(applied, Refused):
@@ -135,6 +139,15 @@ class MemoryBackend(MemoryQueries, MemoryCaps):
             self._check_open()
             return self._remove_expired(now, limit)
 
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        """See `Epochal.end_all_before`."""
+        with self._lock:
+            self._check_open()
+            if t <= self._epoch.before:
+                return False
+            self._epoch = Epoch(t, now, reason, by)
+        return True
+
     async def wait(self, seconds: float) -> None:
         """Suspends; the blocking twin sleeps."""
         await sleep(seconds)
@@ -144,7 +157,7 @@ class MemoryBackend(MemoryQueries, MemoryCaps):
         with self._lock:
             self._check_open()
             records = [self._records[id_] for id_ in self._users.get(user_id, ())]
-        live = [record for record in records if record.deadline > now]
+        live = [record for record in records if self._lives(record, now)]
         return sorted(live, key=lambda record: (record.created_at, record.id), reverse=True)
 
     async def delete_user(
@@ -163,10 +176,10 @@ class MemoryBackend(MemoryQueries, MemoryCaps):
             return len(self._records) - len(self._expired(now))
 
     async def usage(self, now: float) -> Usage:
-        """See `Counting.usage`. Kept up to date by every change, so it costs nothing."""
+        """See `Counting.usage`. Kept up to date by every change; only what an epoch ended is looked at."""
         with self._lock:
             self._check_open()
-            return self._usage_without((), now)
+            return self._usage_without(self._swept(), now)
 
     async def acquire_lease(self, name: str, holder: str, seconds: float, now: float) -> bool:
         """See `Leases.acquire_lease`."""
@@ -201,7 +214,7 @@ class MemoryBackend(MemoryQueries, MemoryCaps):
     async def salvage(self, id: SessionId, now: float) -> Salvaged | None:  # noqa: A002  (the contract's word)
         """See `Salvaging.salvage`. Only values can be damaged here."""
         record = self._records.get(id)
-        if record is None or record.deadline <= now:
+        if record is None or not self._lives(record, now):
             return None
         fields = {name: getattr(record, name) for name in record.__struct_fields__ if name != "data"}
         return Salvaged(fields, record.data.packed, record)
@@ -228,7 +241,7 @@ class MemoryBackend(MemoryQueries, MemoryCaps):
 
     def _is_taken(self, record: Record, now: float) -> bool:
         present = self._records.get(record.id)
-        is_live = present is not None and present.deadline > now
+        is_live = present is not None and self._lives(present, now)
         return is_live or self._endings.get(record.id) is not None
 
     def _insert(self, record: Record) -> CreateResult:
@@ -254,18 +267,29 @@ class MemoryBackend(MemoryQueries, MemoryCaps):
             ended.append(self._expire(record, now))
             if len(ended) >= limit:
                 break
-        return ended
+        swept = islice(self._births.created_before(self._epoch.before), limit - len(ended))
+        return ended + [self._expire(record, now) for record in list(swept)]
 
     def _expire(self, record: Record, now: float) -> EndedRecord:
+        """Takes out what has ended by itself; what it is reported as."""
+        ended = ending_of(record, self._epoch, now)
+        if ended is None:
+            raise RuntimeError("a live session was about to be removed")
         self._remove(record)
-        reason = expiry_reason(record)
-        self._endings.add(record.id, Ended(reason, record.deadline), now)
-        return EndedRecord(record.id, record.user_id, reason, record.created_at)
+        self._endings.add(record.id, ended, now)
+        return EndedRecord(record.id, record.user_id, ended.reason, record.created_at)
 
     def _expired(self, now: float) -> list[Record]:
-        """What has expired and was not cleaned up yet."""
+        """What has ended by itself and was not cleaned up yet."""
         records = (self._records.get(id_) for id_ in self._expiry.may_be_due(now))
-        return [record for record in records if record is not None and record.deadline <= now]
+        expired = [record for record in records if record is not None and record.deadline <= now]
+        return [record for record in expired if record.created_at >= self._epoch.before] + self._swept()
+
+    def _swept(self) -> list[Record]:
+        return list(self._births.created_before(self._epoch.before))
+
+    def _lives(self, record: Record, now: float) -> bool:
+        return record.deadline > now and record.created_at >= self._epoch.before
 
     def _check_open(self) -> None:
         if self._closed:
@@ -325,7 +349,7 @@ class MemoryBackend(MemoryQueries, MemoryCaps):
 
     def _end(self, id_: SessionId, now: float, reason: str, by: str | None) -> bool:
         record = self._records.get(id_)
-        if record is None or record.deadline <= now:
+        if record is None or not self._lives(record, now):
             return False
         self._remove(record)
         self._endings.add(id_, Ended(reason, now, by), now)

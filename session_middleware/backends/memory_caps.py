@@ -45,6 +45,8 @@ class MemoryCaps:
     @abstractmethod
     def _replace(self, before: Record, after: Record) -> None: ...
     @abstractmethod
+    def _lives(self, record: Record, now: float) -> bool: ...
+    @abstractmethod
     def _end(self, id_: SessionId, now: float, reason: str, by: str | None) -> bool: ...
     @abstractmethod
     def _remove_expired(self, now: float, limit: int) -> list[EndedRecord]: ...
@@ -81,7 +83,7 @@ class MemoryCaps:
         with self._lock:
             self._check_open()
             record = self._records.get(id)
-            if record is None or record.deadline <= now:
+            if record is None or not self._lives(record, now):
                 return Admitted(GONE)
             applied = apply(record, delta, now)
             if isinstance(applied, Refused):
@@ -118,7 +120,7 @@ class MemoryCaps:
     def _live_of(self, user: str, now: float) -> list[Record]:
         """Oldest first."""
         records = [self._records[id_] for id_ in self._users.get(user, ())]
-        live = [record for record in records if record.deadline > now]
+        live = [record for record in records if self._lives(record, now)]
         return sorted(live, key=lambda record: (record.created_at, record.id))
 
     def _beyond(self, most: int, now: float) -> list[Record]:

@@ -22,8 +22,9 @@ from session_middleware.backends.base import (
     ENDINGS_KEPT,
     ENDINGS_KEPT_AT_LEAST,
     EndedRecord,
+    Epoch,
     LoadAnswer,
-    expiry_reason,
+    ending_of,
 )
 from session_middleware.errors import SessionDataError
 from session_middleware.record import (
@@ -59,6 +60,8 @@ __all__ = [
     "delete",
     "delete_expired",
     "delete_user",
+    "end_all_before",
+    "epoch",
     "expire_rows",
     "facts_of",
     "first_bucket",
@@ -134,6 +137,17 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
              until REAL NOT NULL
            )""",
     ),
+    (
+        # One row. What was created before is ended, whatever its own row says, until a cleanup removes it.
+        """CREATE TABLE epoch(
+             n INTEGER PRIMARY KEY CHECK(n=1),
+             before REAL NOT NULL,
+             said_at REAL NOT NULL,
+             reason TEXT NOT NULL,
+             said_by TEXT
+           )""",
+        "INSERT INTO epoch VALUES(1, -9e999, -9e999, '', NULL)",
+    ),
 )
 """What brings a file from each version to the next; `PRAGMA user_version` tells how many were applied."""
 
@@ -186,13 +200,17 @@ COLUMNS: Final = (*_HEADER, "bucket", "data")
 
 # Only names of columns are put into these texts; values are always parameters.
 _SELECT = f"SELECT {','.join(_HEADER)},data FROM session"  # noqa: S608
-_SELECT_ONE = f"{_SELECT} WHERE id=?"
-_SELECT_TO_CHANGE = f"SELECT {','.join(_HEADER)},data,bucket,n FROM session WHERE id=?"  # noqa: S608
-_SELECT_HEADER_TO_CHANGE = f"SELECT {','.join(_HEADER)},NULL,bucket,n FROM session WHERE id=?"  # noqa: S608
+# Read in the same statement as the row, once per statement. The plus keeps the planner on the index at hand.
+_EPOCH = "(SELECT before FROM epoch WHERE n=1)"
+_LIVE = f"deadline>? AND +created_at>={_EPOCH}"
+_SELECT_ONE = f"SELECT {','.join(_HEADER)},data,{_EPOCH} FROM session WHERE id=?"  # noqa: S608
+_TO_CHANGE = f"bucket,n FROM session WHERE id=? AND {_LIVE}"
+_SELECT_TO_CHANGE = f"SELECT {','.join(_HEADER)},data,{_TO_CHANGE}"
+_SELECT_HEADER_TO_CHANGE = f"SELECT {','.join(_HEADER)},NULL,{_TO_CHANGE}"
 _INSERT = (
     f"INSERT INTO session({','.join(COLUMNS)}) VALUES({','.join('?' * len(COLUMNS))})"
     f" ON CONFLICT(id) DO UPDATE SET {','.join(f'{name}=excluded.{name}' for name in COLUMNS)}"
-    " WHERE session.deadline<=?"
+    f" WHERE session.deadline<=? OR session.created_at<{_EPOCH}"
 )
 
 # A commit writes the columns that each commit changes, and of the other two groups those in which one did.
@@ -313,8 +331,10 @@ def load(execute: Execute, id: SessionId, now: float) -> LoadAnswer:  # noqa: A0
     rows = execute(_SELECT_ONE, (id,)).fetchall()
     if not rows:
         return _ending(execute, id)
-    record = record_of(rows[0])
-    return record if record.deadline > now else Ended(expiry_reason(record), record.deadline)
+    record, before = record_of(rows[0]), rows[0][-1]
+    if record.deadline > now and record.created_at >= before:
+        return record
+    return ending_of(record, epoch(execute), now)
 
 
 def create(execute: Execute, record: Record, now: float) -> CreateResult:
@@ -327,12 +347,10 @@ def create(execute: Execute, record: Record, now: float) -> CreateResult:
 def commit(execute: Execute, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
     """See `Port.commit`. Reads the values only if the delta changes some, and writes only what changed."""
     changes_values = delta.set or delta.unset or delta.increments
-    rows = execute(_SELECT_TO_CHANGE if changes_values else _SELECT_HEADER_TO_CHANGE, (id,)).fetchall()
+    rows = execute(_SELECT_TO_CHANGE if changes_values else _SELECT_HEADER_TO_CHANGE, (id, now)).fetchall()
     if not rows:
         return GONE
     before = record_of(rows[0])
-    if before.deadline <= now:
-        return GONE
     applied = apply(before, delta, now)
     if isinstance(applied, Refused):
         return applied
@@ -363,7 +381,7 @@ def _file(execute: Execute, n: int, bucket: int, before: Record, after: Record) 
 
 def delete(execute: Execute, id: SessionId, now: float, reason: str, by: str | None) -> bool:  # noqa: A002  (the contract's word)
     """See `Port.delete`. Needs no readable row."""
-    alive = execute("DELETE FROM session WHERE id=? AND deadline>? RETURNING 1", (id, now)).fetchall()
+    alive = execute(f"DELETE FROM session WHERE id=? AND {_LIVE} RETURNING 1", (id, now)).fetchall()  # noqa: S608  (names)
     if alive:
         _note(execute, [(id, Ended(reason, now, by))], now)
     return bool(alive)
@@ -373,9 +391,19 @@ def delete(execute: Execute, id: SessionId, now: float, reason: str, by: str | N
 
 
 def delete_expired(execute: Execute, now: float, most: int) -> tuple[list[EndedRecord], int]:
-    """Up to *most* expired records, removed; and how many rows were seen (fewer than *most*: no more)."""
+    """Up to *most* ended records, removed; and how many rows were seen (fewer than *most*: no more)."""
+    ended, seen = _delete_due(execute, now, most)
+    if seen < most:
+        swept = _delete_created_before_epoch(execute, now, most - seen)
+        ended, seen = ended + swept, seen + len(swept)
+    return ended, seen
+
+
+def _delete_due(execute: Execute, now: float, most: int) -> tuple[list[EndedRecord], int]:
     bucket = int(now // _BUCKET)
     due = execute("SELECT n FROM session WHERE bucket<=? ORDER BY bucket LIMIT ?", (bucket, most)).fetchall()
+    if not due:
+        return [], 0
     numbers = [n for (n,) in due]
     ended = expire_rows(execute, numbers, now)
     if len(ended) < len(due):
@@ -388,20 +416,40 @@ def delete_expired(execute: Execute, now: float, most: int) -> tuple[list[EndedR
     return ended, len(due)
 
 
+_LAST_WORDS: Final = "id, user_id, created_at, deadline, absolute_deadline, retained_until"
+
+
 def expire_rows(execute: Execute, numbers: Sequence[int], now: float) -> list[EndedRecord]:
     """Remove those of these rows that have expired."""
     rows = execute(
         f"DELETE FROM session WHERE n IN ({','.join('?' * len(numbers))}) AND deadline<=?"  # noqa: S608  (question marks)
-        " RETURNING id, user_id, created_at, deadline, absolute_deadline, retained_until",
+        f" RETURNING {_LAST_WORDS}",
         (*numbers, now),
     ).fetchall()
-    expired = [_expired(row) for row in rows]
-    _note(execute, [(ended.id, Ended(ended.reason, at)) for ended, at in expired], now)
-    return [ended for ended, _ in expired]
+    return _noted(execute, rows, epoch(execute), now)
 
 
-def _expired(row: Sequence[Any]) -> tuple[EndedRecord, float]:
+def _delete_created_before_epoch(execute: Execute, now: float, most: int) -> list[EndedRecord]:
+    said = epoch(execute)
+    rows = execute(
+        "DELETE FROM session WHERE n IN (SELECT n FROM session INDEXED BY session_created"  # noqa: S608  (names)
+        f" WHERE created_at<? ORDER BY created_at, id LIMIT ?) RETURNING {_LAST_WORDS}",
+        (said.before, most),
+    ).fetchall()
+    return _noted(execute, rows, said, now)
+
+
+def _noted(execute: Execute, rows: Sequence[Sequence[Any]], said: Epoch, now: float) -> list[EndedRecord]:
+    """What these rows, already deleted, are reported as; their endings are remembered."""
+    removed = [_removed(row, said, now) for row in rows]
+    _note(execute, [(record.id, ended) for record, ended in removed], now)
+    return [EndedRecord(one.id, one.user_id, ended.reason, one.created_at) for one, ended in removed]
+
+
+def _removed(row: Sequence[Any], said: Epoch, now: float) -> tuple[Record, Ended]:
     id_, user_id, created_at, deadline, limit, retained_until = row
+    if not isinstance(created_at, float):  # a damaged row goes in its time as well
+        created_at = now
     times = Record(
         id=id_,
         secret="",
@@ -411,8 +459,29 @@ def _expired(row: Sequence[Any]) -> tuple[EndedRecord, float]:
         limit=limit,
         last_seen_at=created_at,
         retained_until=retained_until,
+        user_id=user_id,
     )
-    return EndedRecord(id_, user_id, expiry_reason(times), created_at), deadline
+    ended = ending_of(times, said, now)
+    if ended is None:
+        raise RuntimeError("a live session was about to be removed")  # the transaction is rolled back
+    return times, ended
+
+
+# --- every session created before a moment -----------------------------------------------------------
+
+
+def epoch(execute: Execute) -> Epoch:
+    """The moment that is kept."""
+    [row] = execute("SELECT before, said_at, reason, said_by FROM epoch", ()).fetchall()
+    return Epoch(*row)
+
+
+def end_all_before(execute: Execute, t: float, now: float, reason: str, by: str | None) -> bool:
+    """See `Epochal.end_all_before`."""
+    moved = execute(
+        "UPDATE epoch SET before=?, said_at=?, reason=?, said_by=? WHERE before<?", (t, now, reason, by, t)
+    )
+    return moved.rowcount > 0
 
 
 # --- why sessions ended --------------------------------------------------------------------------------
@@ -447,7 +516,7 @@ def _trim(execute: Execute, now: float, most: int) -> None:
 def list_user(execute: Execute, user_id: str, now: float) -> list[Record]:
     """See `ByUser.list_user`. A row that cannot be read is left out here; `load` tells of it."""
     rows = execute(
-        f"{_SELECT} WHERE user_id=? AND deadline>? ORDER BY created_at DESC, id DESC", (user_id, now)
+        f"{_SELECT} WHERE user_id=? AND {_LIVE} ORDER BY created_at DESC, id DESC", (user_id, now)
     ).fetchall()
     return [record for row in rows if (record := _readable(row)) is not None]
 
@@ -463,7 +532,7 @@ def delete_user(
     execute: Execute, user_id: str, now: float, reason: str, keep: Sequence[SessionId], by: str | None
 ) -> list[SessionId]:
     """See `ByUser.delete_user`. All of them at one moment."""
-    live = "SELECT id FROM session WHERE user_id=? AND deadline>? ORDER BY created_at, id"
+    live = f"SELECT id FROM session WHERE user_id=? AND {_LIVE} ORDER BY created_at, id"  # noqa: S608  (names)
     kept = frozenset(keep)
     ids = [id_ for (id_,) in execute(live, (user_id, now)).fetchall() if id_ not in kept]
     for start in range(0, len(ids), _SQLITE_PARAMETERS):
@@ -481,8 +550,8 @@ def count(execute: Execute, now: float) -> int:
     """See `Counting.count`. Rows that cannot be due yet are counted from the index alone."""
     bucket = first_bucket(now)
     [(live,)] = execute(
-        "SELECT (SELECT count(*) FROM session WHERE bucket>?)"
-        " + (SELECT count(*) FROM session WHERE bucket<=? AND deadline>?)",
+        f"SELECT (SELECT count(*) FROM session WHERE bucket>? AND +created_at>={_EPOCH})"  # noqa: S608  (names)
+        f" + (SELECT count(*) FROM session WHERE bucket<=? AND {_LIVE})",
         (bucket, bucket, now),
     ).fetchall()
     return int(live)

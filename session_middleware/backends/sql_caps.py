@@ -13,6 +13,7 @@ from typing import Any, Final
 from session_middleware.backends.base import EVICTED, EndedRecord
 from session_middleware.backends.capabilities import Admitted, Caps, Full
 from session_middleware.backends.sql import (
+    _LIVE,
     _SELECT_HEADER_TO_CHANGE,
     _SQLITE_PARAMETERS,
     Execute,
@@ -79,10 +80,10 @@ def commit_within(
     caps: Caps,
 ) -> Admitted[Committed | Refused]:
     """See `Capped.commit_within`."""
-    rows = execute(_SELECT_HEADER_TO_CHANGE, (id,)).fetchall()
-    before = record_of(rows[0]) if rows else None
-    if before is None or before.deadline <= now:
+    rows = execute(_SELECT_HEADER_TO_CHANGE, (id, now)).fetchall()
+    if not rows:
         return Admitted(GONE)
+    before = record_of(rows[0])
     applied = apply(before, replace(delta, set={}, unset=(), increments={}), now)
     if isinstance(applied, Refused):
         return Admitted(applied)
@@ -106,7 +107,7 @@ def shrink(execute: Execute, now: float, caps: Caps, limit: int) -> Admitted[Non
 
 
 def _is_taken(execute: Execute, id_: SessionId, now: float) -> bool:
-    live = execute("SELECT 1 FROM session WHERE id=? AND deadline>?", (id_, now)).fetchall()
+    live = execute(f"SELECT 1 FROM session WHERE id=? AND {_LIVE}", (id_, now)).fetchall()  # noqa: S608  (names)
     return bool(live) or _ending(execute, id_) is not None
 
 
@@ -132,7 +133,7 @@ def _too_many_of(
     if user is None or caps.per_user is None:
         return []
     rows = execute(
-        "SELECT id, created_at FROM session WHERE user_id=? AND deadline>? AND id<>? ORDER BY created_at, id",
+        f"SELECT id, created_at FROM session WHERE user_id=? AND {_LIVE} AND id<>? ORDER BY created_at, id",  # noqa: S608  (names)
         (user, now, own),
     ).fetchall()
     most = max(0, len(rows) + 1 - caps.per_user)
@@ -141,7 +142,7 @@ def _too_many_of(
 
 def _beyond(execute: Execute, most: int, now: float) -> list[EndedRecord]:
     crowds = execute(
-        "SELECT user_id FROM session WHERE user_id IS NOT NULL AND deadline>?"
+        f"SELECT user_id FROM session WHERE user_id IS NOT NULL AND {_LIVE}"  # noqa: S608  (names)
         " GROUP BY user_id HAVING count(*)>?",
         (now, most),
     ).fetchall()

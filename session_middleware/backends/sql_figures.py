@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from session_middleware.backends.capabilities import Summary, Usage
-from session_middleware.backends.sql import LAST_BUCKET, Execute, first_bucket
+from session_middleware.backends.sql import _EPOCH, LAST_BUCKET, Execute, first_bucket
 
 __all__ = ["Sums"]
 
@@ -26,7 +26,7 @@ class Sums:
         self._bounds = [now - age for age in ages]
         columns = ["status", "count(*)", "sum(created_at)", "min(created_at)", "max(created_at)"]
         columns += ["sum(created_at>?)"] * len(ages)
-        self._select = f"SELECT {','.join(columns)} FROM session WHERE"  # noqa: S608  (names of columns)
+        self._select = f"SELECT {','.join(columns)} FROM session WHERE +created_at>={_EPOCH} AND"  # noqa: S608  (names)
         self._after: int | None = None  # the last bucket that was added up
         self._sessions = 0
         self._created = 0.0

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from session_middleware.backends.capabilities import Salvaged
-from session_middleware.backends.sql import COLUMNS, HEADER_TYPES, Execute, facts_of, row_of
+from session_middleware.backends.sql import _EPOCH, COLUMNS, HEADER_TYPES, Execute, facts_of, row_of
 from session_middleware.record import Record, SessionId
 
 __all__ = ["mend", "salvage"]
 
-_SELECT = f"SELECT {','.join(COLUMNS)} FROM session WHERE id=?"  # noqa: S608  (names of columns)
+_SELECT = f"SELECT {','.join(COLUMNS)} FROM session WHERE id=? AND created_at>={_EPOCH}"  # noqa: S608  (names of columns)
 _UPDATE = (
     f"UPDATE session SET {','.join(f'{name}=?' for name in COLUMNS)}"  # noqa: S608  (the same)
     f" WHERE {' AND '.join(f'{name} IS ?' for name in COLUMNS)}"

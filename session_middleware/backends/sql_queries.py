@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from session_middleware.backends.base import EndedRecord
 from session_middleware.backends.capabilities import Page, Position
 from session_middleware.backends.sql import (
+    _EPOCH,
+    _LIVE,
     _SELECT,
     _SQLITE_PARAMETERS,
     Execute,
@@ -97,7 +99,8 @@ def _also(where: Where, now: float) -> _Terms:
         ("last_seen_at>=?", where.seen_after),
     ]
     asked = [(term, value) for term, value in wanted if value is not None]
-    return " AND ".join(term for term, _ in asked), tuple(value for _, value in asked)
+    terms = [f"+created_at>={_EPOCH}", *(term for term, _ in asked)]
+    return " AND ".join(terms), tuple(value for _, value in asked)
 
 
 def _position_of(row: Sequence[Any]) -> Position:
@@ -125,7 +128,7 @@ def _find_ids(execute: Execute, where: Where, now: float, limit: int, top: Posit
 
 
 def _live(execute: Execute, ids: Sequence[SessionId], now: float) -> list[Sequence[Any]]:
-    return execute(f"{_SELECT} WHERE id IN ({_marks(ids)}) AND deadline>?", (*ids, now)).fetchall()
+    return execute(f"{_SELECT} WHERE id IN ({_marks(ids)}) AND {_LIVE}", (*ids, now)).fetchall()
 
 
 def _marks(values: Sequence[object]) -> str:

@@ -133,6 +133,10 @@ class SQLitePort:
             await self._reading(sums.next_part)
         return sums.summary()
 
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        """See `Epochal.end_all_before`. Writes one row; those of the sessions go by and by."""
+        return await self._writing(lambda execute: sql.end_all_before(execute, t, now, reason, by))
+
     async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:
         """See `Iterating.find`."""
         return await self._reading(lambda execute: sql_queries.find(execute, where, now, limit, after))

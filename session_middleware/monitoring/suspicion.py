@@ -7,7 +7,7 @@
 | `distant_clients` | one session's client changes over twice in an hour, or in network and browser |
 | `creation_burst` | over 100 sessions in a minute, over 5 times the average of the last hour |
 
-The client is what the event's `details` say (`client`, `network`, `ip`); events that name none are taken to be
+The client is what the `details` say (`client`, `network`, `ip`); events that name none are taken to be
 of one client. A finding is not repeated before its window has passed. Each is an event itself,
 `session_suspicious_activity` with the type of the table.
 """

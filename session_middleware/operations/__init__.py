@@ -5,11 +5,13 @@ Like everything that touches a backend they are coroutines which await the metho
 
 Reading order: `base` (what they stand on), `sessions`, `users`, `cleaning`, `holding`, `queries`, `jobs`,
 `locks`, `sweeping`,
-`figures`, `personal`, `recovery`.
+`epochs`, `figures`, `personal`, `recovery`, `enforcing`.
 """
 
 from __future__ import annotations
 
+from session_middleware.operations.enforcing import EnforcingOperations
+from session_middleware.operations.epochs import EpochOperations
 from session_middleware.operations.figures import FiguresOperations
 from session_middleware.operations.holding import HoldingOperations
 from session_middleware.operations.jobs import JobOperations
@@ -28,8 +30,10 @@ class Operations(
     JobOperations,
     LockOperations,
     SweepingOperations,
+    EpochOperations,
     FiguresOperations,
     PersonalOperations,
     RecoveryOperations,
+    EnforcingOperations,
 ):
     """Everything a manager does with sessions, over one port."""

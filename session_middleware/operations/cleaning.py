@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from session_middleware.backends.base import EXPIRY_REASONS
 from session_middleware.backends.capabilities import Counting
 from session_middleware.errors import BackendError
 from session_middleware.operations.base import OperationsBase
@@ -24,7 +25,10 @@ class CleaningOperations(OperationsBase):
         return await self._port.count(self._core.clock())
 
     async def cleanup_expired(self) -> int:
-        """Delete what has expired, in small steps with pauses; how many sessions that were."""
+        """Delete what has expired, in small steps with pauses; how many sessions that were.
+
+        And what `end_all_before` has ended.
+        """
         started, by_reason = self._core.monotonic(), Counter[str]()
         try:
             while await self._cleanup_step(by_reason) >= _BATCH:
@@ -50,9 +54,12 @@ class CleaningOperations(OperationsBase):
         ended = await self._port.delete_expired(now, _BATCH)
         for one in ended:
             by_reason[one.reason] += 1
-            self._emit(
-                "session_expired", one.id, one.user_id, now, reason=one.reason, created_at=one.created_at
-            )
+            if one.reason in EXPIRY_REASONS:
+                self._emit(
+                    "session_expired", one.id, one.user_id, now, reason=one.reason, created_at=one.created_at
+                )
+            else:  # `end_all_before` ended it
+                self._emit("session_deleted", one.id, one.user_id, now, reason=one.reason)
         return len(ended)
 
     def _report_cleanup(self, by_reason: Counter[str], started: float) -> None:

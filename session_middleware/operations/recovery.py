@@ -63,8 +63,11 @@ class RecoveryOperations(OperationsBase):
         """A whole record, and the keys that were lost."""
         kept, rest = salvage_values(salvaged.packed)
         aside = {f"{SET_ASIDE}{name}": encode_value(name, value) for name, value in rest.items()}
-        facts = {**self._anew(salvaged.fields, now), **salvaged.fields}
+        anew = self._anew(salvaged.fields, now)
+        facts = {**anew, **salvaged.fields}
         facts["version"] = facts.get("version", 0) + 1
+        if "created_at" not in salvaged.fields:  # else it would outlive an epoch that ended it
+            facts |= {name: anew[name] for name in ("secret", "generation", "floors")} | {"accepted": {}}
         return Record(**{**facts, "id": id_, "data": Values.of(kept | aside)}), sorted(rest)
 
     def _anew(self, fields: Mapping[str, Any], now: float) -> dict[str, Any]:

@@ -13,7 +13,16 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from session_middleware.backends.base import Colour, EndedRecord, LoadAnswer, Port, wrong_colour
+from session_middleware.backends.base import (
+    NO_EPOCH,
+    Colour,
+    EndedRecord,
+    Epoch,
+    LoadAnswer,
+    Port,
+    ending_of,
+    wrong_colour,
+)
 from session_middleware.backends.capabilities import Admitted, Caps, Page, Position, Salvaged, Summary
 from session_middleware.backends.memory import MemoryBackend
 from session_middleware.errors import SessionDataError
@@ -41,6 +50,8 @@ __all__ = [
     "CycleWithTwoWinners",
     "DroppedNul",
     "EndsWhatItFound",
+    "EpochForReadersOnly",
+    "EpochOfWhatIsThere",
     "ForgetfulDelete",
     "HalfCommit",
     "HesitantBackend",
@@ -386,6 +397,33 @@ def _older(age: float | None) -> float | None:
     return None if age is None else age + 3600
 
 
+class EpochForReadersOnly(HesitantBackend):
+    """Looks at the epoch where sessions are loaded and nowhere else: a slow request goes on writing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epoch = NO_EPOCH
+
+    async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
+        answer = await super().load(id, now)
+        return (ending_of(answer, self._epoch, now) or answer) if isinstance(answer, Record) else answer
+
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        self._epoch = Epoch(t, now, reason, by)
+        return True
+
+
+class EpochOfWhatIsThere(HesitantBackend):
+    """Ends the sessions it finds, one by one: others see the half, and what is stored later lives."""
+
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        page = await self.inner.find(Where(created_before=t), now, limit=10_000)
+        for record in page.records:
+            await Pause()
+            await self.inner.delete(record.id, now, reason, by)
+        return True
+
+
 BROKEN: tuple[type[HesitantBackend], ...] = (
     LastWriteWins,
     UpsertSave,
@@ -405,6 +443,8 @@ BROKEN: tuple[type[HesitantBackend], ...] = (
     EndsWhatItFound,
     MendsWhateverIsThere,
     CountsTheDead,
+    EpochForReadersOnly,
+    EpochOfWhatIsThere,
     CountsBeforeItCreates,
 )
 """Every wrong backend of this module."""

@@ -446,6 +446,9 @@ def test_the_commands_list_revoke_and_clean_up(client: Any) -> None:
     assert runner.invoke(args=["session", "revoke"]).exit_code == 2
     assert runner.invoke(args=["session", "list", "ann"]).output == ""
     visit(client, lambda session: session.login("bob"))
+    everyone = runner.invoke(args=["session", "list"]).output.splitlines()
+    assert [(line.split()[0], line.split()[2]) for line in everyone] == [(record_of(client).id, "bob")]
+    assert runner.invoke(args=["session", "list", "--limit", "0"]).exit_code != 0
     assert runner.invoke(args=["session", "revoke", "--user", "bob"]).output == "1 ended\n"
     assert runner.invoke(args=["session", "cleanup"]).output.endswith("removed\n")
 

@@ -135,6 +135,17 @@ def test_any_column_that_makes_no_sense_is_begun_anew(on_disk: Driven, column: s
     assert on_disk.cleanup_expired() == 1
 
 
+def test_a_session_that_does_not_tell_its_age_is_opened_by_no_cookie_from_before(on_disk: Driven) -> None:
+    made = on_disk.create_session(user_id="ada", data={"a": 1})
+    before = on_disk.record(made.id)
+    assert before is not None
+    on_disk.end_all_before(on_disk.clock())
+    write(on_disk.manager.backend, "created_at", b"", made.id)
+    on_disk.recover_session(made.id)
+    after = on_disk.record(made.id)
+    assert after is None or after.secret != before.secret
+
+
 def test_of_two_who_recover_a_session_one_mends_it(driven: Driven) -> None:
     made = driven.create_session(data={"a": 1})
     damage(driven, made.id, b'{"a":1,')

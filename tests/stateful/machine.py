@@ -22,7 +22,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from session_middleware import MemoryBackend, SessionManager, SessionNotFoundError, SQLiteBackend
+from session_middleware import (
+    MemoryBackend,
+    SessionCapacityError,
+    SessionManager,
+    SessionNotFoundError,
+    SQLiteBackend,
+)
 from session_middleware.backends.base import Backend, Colour
 from session_middleware.jobs import ERROR, ITEM, MOVED_AT, PROGRESS
 from session_middleware.testing.clock import ManualClock
@@ -63,7 +69,9 @@ class Known:
     seen_at: float
     ended: str | None = None  # why, once it was ended on purpose
     ended_at: float = 0.0
+    by_epoch: bool = False  # ended without being touched: it is stored until a cleanup
     cleaned: bool = False
+    priority: int = 0
     status: str | None = None
     retained_until: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -109,6 +117,8 @@ class ManagerMachine(RuleBasedStateMachine):
     options: ClassVar[dict[str, Any]] = {}
     name: ClassVar[str] = ""
     alone: ClassVar[bool] = True
+    total: ClassVar[int] = 1_000_000
+    per_user: ClassVar[int] = 1_000_000
     folder: ClassVar[Path | None] = None  # None: a new one for each run
 
     def __init__(self) -> None:
@@ -137,14 +147,29 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.create("ann", {"a": 1})
+        self.create("ann", {"a": 1}, 0)
 
-    @rule(user=USERS, values=st.dictionaries(KEYS, VALUES, max_size=3))
-    def create(self, user: str | None, values: dict[str, Any]) -> None:
+    @rule(user=USERS, values=st.dictionaries(KEYS, VALUES, max_size=3), priority=st.sampled_from([0, 0, 1]))
+    def create(self, user: str | None, values: dict[str, Any], priority: int) -> None:
         now, whose = self.clock(), self._user(user)
-        made = self.driven.create_session(whose, values)
+        evicted = self._evicted_for(whose, priority)
+        if evicted is None:
+            with pytest.raises(SessionCapacityError):
+                self.driven.create_session(whose, values, priority=priority)
+            self._note_cleaned()
+            return
+        made = self.driven.create_session(whose, values, priority=priority)
+        for id_ in evicted:
+            self._end(self.known[id_], "evicted")
+        self._note_cleaned()
         self.known[made.id] = Known(
-            dict(values), whose, now, now + min(IDLE, ABSOLUTE), now + ABSOLUTE, seen_at=now
+            dict(values),
+            whose,
+            now,
+            now + min(IDLE, ABSOLUTE),
+            now + ABSOLUTE,
+            seen_at=now,
+            priority=priority,
         )
 
     @rule(number=NUMBERS, values=st.dictionaries(KEYS, VALUES, max_size=2), unset=st.sets(KEYS, max_size=2))
@@ -242,7 +267,9 @@ class ManagerMachine(RuleBasedStateMachine):
         self.driven.set_progress(id_, step, 4, "half")
         said = {"current_step": step, "total_steps": 4, "percentage": 25.0 * step, "description": "half"}
         known.move(self.clock(), **{PROGRESS: said})
-        assert self.driven.get_job(id_).progress == said
+        job = self.driven.get_job(id_)
+        assert job is not None
+        assert job.progress == said
 
     @rule(number=NUMBERS, item=st.integers(0, 3), value=VALUES)
     def put_item(self, number: int, item: int, value: Any) -> None:
@@ -283,7 +310,9 @@ class ManagerMachine(RuleBasedStateMachine):
         if known.is_live(self.clock()):
             assert why is None
         elif known.ended is not None and self.clock() - known.ended_at <= 600:
-            assert (why.reason, why.at) == (known.ended, known.ended_at)
+            assert why is not None
+            assert why.reason == known.ended
+            assert why.at == known.ended_at or known.by_epoch
 
     @rule(user=USERS.filter(bool))
     def export(self, user: str) -> None:
@@ -299,9 +328,7 @@ class ManagerMachine(RuleBasedStateMachine):
         assert self.driven.erase_user(whose) == len(ended)
         for known in ended:
             self._end(known, "erased")
-        told = {event.session_id for event in self.driven.heard("session_expired")}
-        for id_, known in self.known.items():
-            known.cleaned = known.cleaned or id_ in told
+        self._note_cleaned()
 
     @rule(user=USERS.filter(bool), keep=NUMBERS)
     def delete_of_user(self, user: str, keep: int) -> None:
@@ -332,15 +359,25 @@ class ManagerMachine(RuleBasedStateMachine):
     @rule()
     def clean_up(self) -> None:
         now = self.clock()
-        due = [known for known in self.known.values() if known.ended is None and known.deadline <= now]
+        newly = [known for known in self._stored() if not known.is_live(now)]
         removed = self.driven.cleanup_expired()
-        newly = [known for known in due if not known.cleaned]
         # A coarse slot that has not passed yet may keep some for the next run.
-        assert len([known for known in newly if known.deadline <= now - 60]) <= removed <= len(newly)
-        told = {event.session_id for event in self.driven.heard("session_expired")}
-        for id_, known in self.known.items():
-            known.cleaned = known.cleaned or id_ in told
-        assert len(told) == len(self.driven.heard("session_expired")), "an expiry was told twice"
+        surely = [known for known in newly if known.by_epoch or known.deadline <= now - 60]
+        assert len(surely) <= removed <= len(newly)
+        self._note_cleaned()
+        told = [event.session_id for event in self.driven.heard("session_expired")]
+        assert len(told) == len(set(told)), "an expiry was told twice"
+
+    @precondition(lambda self: self.alone)  # the others' sessions are of before, too
+    @rule(back=st.sampled_from([0.0, 1.0, 300.0]))
+    def end_all_before(self, back: float) -> None:
+        now = self.clock()
+        moment = now - back
+        self.driven.end_all_before(moment, reason="leaked")
+        for _, known in self._live():
+            if known.created_at < moment:
+                self._end(known, "leaked")
+                known.by_epoch = True
 
     # --- time ---
 
@@ -365,6 +402,7 @@ class ManagerMachine(RuleBasedStateMachine):
         if not known.is_live(self.clock()):
             assert session is None
             return
+        assert session is not None
         assert dict(session) == known.values
         stored = self.driven.record(id_)
         assert stored is not None
@@ -382,6 +420,28 @@ class ManagerMachine(RuleBasedStateMachine):
         ids = list(self.known)
         id_ = ids[number % len(ids)]
         return id_, self.known[id_]
+
+    def _stored(self) -> list[Known]:
+        return [k for k in self.known.values() if not k.cleaned and (k.ended is None or k.by_epoch)]
+
+    def _note_cleaned(self) -> None:
+        told = self.driven.heard("session_expired") + self.driven.heard("session_deleted")
+        ids = {event.session_id for event in told}
+        for id_, known in self.known.items():
+            known.cleaned = known.cleaned or id_ in ids
+
+    def _evicted_for(self, user: str | None, priority: int) -> list[str] | None:
+        """Who has to go for one more session; None: nobody may, and there is no room."""
+        of_user = [] if user is None else [(k.created_at, id_) for id_, k in self._live() if k.user == user]
+        gone = [id_ for _, id_ in sorted(of_user)[: max(0, len(of_user) + 1 - self.per_user)]]
+        stored = self._stored()
+        dead = [known for known in stored if not known.is_live(self.clock())]
+        short = len(stored) + 1 - len(gone) - len(dead) - self.total
+        ranks = sorted(
+            (k.priority, k.user is not None, k.seen_at, id_) for id_, k in self._live() if id_ not in gone
+        )
+        lowest = [rank[-1] for rank in ranks if rank[0] <= priority][: max(0, short)]
+        return None if len(lowest) < short else [*gone, *lowest]
 
     def _live(self) -> list[tuple[str, Known]]:
         return [(id_, known) for id_, known in self.known.items() if known.is_live(self.clock())]
@@ -414,6 +474,12 @@ class ManagerMachine(RuleBasedStateMachine):
         except SessionNotFoundError:
             return
         raise AssertionError(f"{operation} found a session that is over")
+
+
+def limited(machine: type[ManagerMachine], *, total: int, per_user: int) -> type[ManagerMachine]:
+    """The same where sessions are limited."""
+    options = {"max_sessions": total, "max_sessions_per_user": per_user}
+    return type("Limited", (machine,), {"options": options, "total": total, "per_user": per_user})
 
 
 def machine_for(
