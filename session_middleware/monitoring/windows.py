@@ -71,6 +71,7 @@ class KeyedCounts:
 
 
 _RATE_SLOT: Final = 10.0  # seconds
+_NAMES: Final = 128  # in one slot; apps may record events of names of their own
 _LONGEST: Final = 3600.0
 _KEPT: Final = int(_LONGEST / _RATE_SLOT)
 
@@ -91,7 +92,7 @@ class Rates:
             counts = self._slots[slot] = Counter()
             while len(self._slots) > _KEPT + 1:
                 del self._slots[min(self._slots)]
-        counts[name] += weight
+        counts[name if name in counts or len(counts) < _NAMES else "other"] += weight
 
     def within(self, span: float, now: float) -> Counter[str]:
         """The number of events by name in the last *span* seconds (an hour at most)."""

@@ -36,7 +36,6 @@ def processed(events: list[SessionEvent]) -> SessionMonitor:
     for event in events:
         clock.now = max(clock.now, event.timestamp)
         ids = {"session_id": event.session_id, "user_id": event.user_id, "timestamp": event.timestamp}
-        # A field may be called like structlog's own argument, so the reporter's way is taken: by keyword.
         logger.info(event.name, **ids, **event.fields)
         monitor.drain()
     clock.now = END
@@ -81,7 +80,7 @@ def test_the_figures_of_the_day_are_the_true_ones(
 
 
 @pytest.mark.parametrize("way", [attached, processed, read])
-def test_the_day_raises_its_alerts_and_findings_and_no_others(
+def test_in_the_day_the_attack_is_found_and_nothing_else(
     way: Callable[[list[SessionEvent]], SessionMonitor],
 ) -> None:
     monitor = way(list(day(120, 20, Truth())))

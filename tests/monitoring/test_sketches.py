@@ -86,3 +86,11 @@ def test_rates_know_the_last_hour() -> None:
     assert rates.within(60, 7199)["x"] == 6
     assert rates.within(3600, 7199)["x"] == 360
     assert rates.within(60, 9000)["x"] == 0
+
+
+def test_rates_know_so_many_names_and_call_the_rest_other() -> None:
+    rates = Rates()
+    for number in range(1000):
+        rates.add(f"name {number}", 5.0)
+    assert len(rates.within(60, 5.0)) == 129
+    assert rates.within(60, 5.0).total() == 1000
