@@ -62,6 +62,10 @@ class SessionMonitor:
         clock: seconds since the epoch.
     """
 
+    _worker: Worker | None = None
+    _is_live = False
+    _flushed = float("-inf")
+
     def __init__(
         self,
         *,
@@ -86,9 +90,6 @@ class SessionMonitor:
         self._ledgers: dict[SessionManager | None, Ledger] = {None: Ledger(self._inbox.overflow)}
         self._callbacks: list[Callable[[Change | Finding], object]] = []
         self._lock = RLock()
-        self._worker: Worker | None = None
-        self._is_live = False
-        self._flushed = float("-inf")
         _MONITORS.add(self)
 
     # --- ways in ---
