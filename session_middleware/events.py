@@ -153,6 +153,8 @@ _TABLE = (
     ),
     _event("backend_unavailable", "error", "operation exception", "The backend stopped answering."),
     _event("backend_recovered", "info", "down_for", "The backend answers again; seconds it was away."),
+    _event("session_error", "error", "error_type details", "The app reported an error of its own."),
+    _event("monitor_started", "info", "store retention_days rules", "Monitoring began; the alert rules."),
     _event("alert_raised", "warning", "rule value threshold", "An alert rule began to hold."),
     _event("alert_cleared", "info", "rule value threshold", "An alert rule stopped holding."),
 )

@@ -40,6 +40,7 @@ def test_every_link_into_the_repository_leads_somewhere(page: Path) -> None:
 
 def test_the_events_page_lists_every_event_as_the_code_has_it() -> None:
     assert events_table() in (ROOT / "docs/events.md").read_text()
+    assert events_table() in (ROOT / "docs/monitoring.md").read_text()
     assert len(EVENTS) >= 30
 
 

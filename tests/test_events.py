@@ -17,10 +17,11 @@ PINNED = {
     "info": "session_manager_initialized session_manager_stopped session_created session_deleted "
     "sessions_ended session_expired session_cycled session_user_bound session_user_unbound "
     "session_status_changed session_context_switched session_evicted session_conflict "
-    "sessions_cleaned_up session_usage backend_recovered alert_cleared",
+    "sessions_cleaned_up session_usage backend_recovered monitor_started "
+    "alert_cleared",
     "warning": "session_renewal_failed session_deletion_failed session_data_retrieval_failed "
     "session_data_save_failed session_suspicious_activity request_refused alert_raised",
-    "error": "session_creation_failed sessions_cleanup_failed backend_unavailable",
+    "error": "session_creation_failed sessions_cleanup_failed backend_unavailable session_error",
 }
 
 

@@ -151,7 +151,19 @@ UNSAFE_CALLS = frozenset({"eval", "exec"})
 
 # What `import session_middleware` may not bring along.
 OPTIONAL = frozenset(
-    {"aiosqlite", "click", "fastapi", "flask", "limits", "psycopg", "redis", "streamlit", "trio", "uvicorn"},
+    {
+        "aiosqlite",
+        "click",
+        "ddsketch",
+        "fastapi",
+        "flask",
+        "limits",
+        "psycopg",
+        "redis",
+        "streamlit",
+        "trio",
+        "uvicorn",
+    },
 )
 
 

@@ -1,0 +1,117 @@
+"""What a monitor takes in, whatever it came as: events, metrics, the mappings that log lines are.
+
+`event_of` reads a log line's mapping: the same event comes out of it that a subscriber was handed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final
+
+from session_middleware.errors import ConfigurationError
+from session_middleware.events import EVENTS, SessionEvent
+
+__all__ = [
+    "SessionEvent",
+    "SessionMetric",
+    "event_of",
+    "is_moment",
+    "number",
+    "seconds_of",
+    "text",
+    "weight_of",
+]
+
+LONGEST: Final = 128  # characters of a name, an id or a reason that is kept as a key
+_FAR: Final = 32_503_680_000.0
+_NAMES: Final = ("event", "message", "msg")  # where renderers put an event's name
+_OUTER: Final = frozenset({"session_id", "user_id", "timestamp", "level", "logger", *_NAMES})
+_RENAMED: Final = {"name_": "name", "args_": "args", "module_": "module"}  # `logging` refuses the plain ones
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMetric:
+    """One measurement. `timestamp` is in seconds since the epoch; ids are None where it belongs to nobody."""
+
+    metric_type: str
+    session_id: str | None
+    user_id: str | None
+    value: float
+    timestamp: float
+    metadata: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+
+def event_of(line: Mapping[str, Any], otherwise: float) -> SessionEvent | None:
+    """The event that this log line tells of; None: it is another logger's.
+
+    *otherwise* is its time where the line has none that can be read.
+    """
+    name = next((line[key] for key in _NAMES if line.get(key).__hash__ and line.get(key) in EVENTS), None)
+    if name is None:
+        return None
+    fields = {_RENAMED.get(key, key): value for key, value in line.items() if key not in _OUTER}
+    moment = _moment(line.get("timestamp"))
+    return SessionEvent(
+        name,
+        text(line.get("session_id")),
+        text(line.get("user_id")),
+        otherwise if moment is None else moment,
+        MappingProxyType(fields),
+    )
+
+
+def _moment(value: object) -> float | None:
+    if isinstance(value, str):
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    found_number = number(value)
+    return found_number if found_number is not None and is_moment(found_number) else None
+
+
+def is_moment(seconds: float) -> bool:
+    """Whether these seconds since the epoch are a time of our era (until the year 3000)."""
+    return 0 <= seconds < _FAR  # NaN is not
+
+
+def text(value: object) -> str | None:
+    """The value as a key of figures: None, or a text of at most 128 characters."""
+    return None if value is None else str(value)[:LONGEST]
+
+
+def number(value: object) -> float | None:
+    """The value where it is a finite number; else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an int beyond every float
+        return None
+
+
+def weight_of(event: SessionEvent) -> int:
+    """How many events this one stands for: a log line tells how many were left out before it."""
+    left_out = event.fields.get("suppressed")
+    if not isinstance(left_out, int) or isinstance(left_out, bool) or left_out < 0:
+        return 1
+    return left_out if event.fields.get("summary") is True else left_out + 1
+
+
+def seconds_of(argument: str, moment: datetime | float | None) -> float | None:
+    """A border of a time range in seconds since the epoch. A datetime without a zone is a local one."""
+    if moment is None:
+        return None
+    if isinstance(moment, datetime):
+        return moment.timestamp()
+    found = number(moment)
+    if found is None:
+        raise ConfigurationError(
+            f"{argument}: found {type(moment).__name__}, pass a datetime or finite seconds since the epoch"
+        )
+    return found

@@ -1,0 +1,249 @@
+"""The figures: what events add up to. Exact totals; everything that could grow has a limit.
+
+Reading order: `Figures.take` (one event in), `merge` and `state` (how figures of other days, of other workers
+and of before a restart are added), `statistics` (what a reader gets).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from session_middleware.events import SessionEvent
+from session_middleware.monitoring.facts import SessionMetric, number, text, weight_of
+from session_middleware.monitoring.sketches import Distinct, Quantiles
+from session_middleware.reporting import loggable
+
+__all__ = ["ENDINGS", "FAILURES", "Figures", "measured"]
+
+ENDINGS: Final = ("session_deleted", "session_expired", "session_evicted")
+FAILURES: Final = (
+    "session_creation_failed",
+    "session_renewal_failed",
+    "session_deletion_failed",
+    "session_data_retrieval_failed",
+    "session_data_save_failed",
+    "sessions_cleanup_failed",
+    "session_error",
+)
+_KINDS: Final = 256  # different reasons, types or names that one table keeps; further ones are `other`
+_USERS: Final = 1000  # users with a figure of their own; of more the busiest stay
+_SERIES: Final = 32  # metric types with quantiles of their own
+_SHOWN: Final = 20
+_TABLES: Final = ("totals", "ended", "errors", "suspicious", "lost", "switched", "hours", "users", "refused")
+_MEASURED: Final = {
+    "request_finished": ("request_duration", "duration"),
+    "sessions_cleaned_up": ("cleanup_duration", "duration"),
+    "session_context_switched": ("context_switch_duration", "duration"),
+    "backend_recovered": ("outage_duration", "down_for"),
+    "session_usage": ("live_sessions", "count"),
+}
+
+
+class Figures:
+    """What a number of events add up to."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, Counter[str]] = {name: Counter() for name in _TABLES}
+        self.series: dict[str, Quantiles] = {}
+        self.distinct = {"sessions": Distinct(), "users": Distinct()}
+        self.usage: dict[str, Any] | None = None
+        self.balance = 0  # created less ended, since `usage`
+        self.first: float | None = None
+        self.last: float | None = None
+
+    def take(self, event: SessionEvent) -> None:
+        """Add one event."""
+        weight = weight_of(event)
+        self.count(event.name, event.timestamp, weight)
+        self._span(event.timestamp)
+        self._identify(event)
+        special = _SPECIAL.get(event.name)
+        if special is not None:
+            special(self, event, weight)
+        if event.name in FAILURES:
+            self._tally("errors", _problem_of(event), weight)
+
+    def count(self, name: str, moment: float, weight: int) -> None:
+        """Add to a total, without an event to look at."""
+        self._tally("totals", name, weight)
+        if kind := _HOURLY.get(name):
+            self.tables["hours"][f"{int(moment // 3600) * 3600} {kind}"] += weight
+
+    def measure(self, metric: SessionMetric) -> None:
+        """Add one measurement."""
+        name = metric.metric_type
+        if name not in self.series and len(self.series) >= _SERIES:
+            name = "other"
+        self.series.setdefault(name, Quantiles()).add(metric.value)
+        self._span(metric.timestamp)
+
+    def _tally(self, table: str, key: str, weight: int = 1) -> None:
+        counts = self.tables[table]
+        counts[key if key in counts or len(counts) < _KINDS else "other"] += weight
+
+    def _span(self, moment: float) -> None:
+        self.first = moment if self.first is None else min(self.first, moment)
+        self.last = moment if self.last is None else max(self.last, moment)
+
+    def _identify(self, event: SessionEvent) -> None:
+        if event.session_id is not None:
+            self.distinct["sessions"].add(event.session_id)
+        if event.user_id is not None:
+            self.distinct["users"].add(event.user_id)
+            self.tables["users"][str(text(event.user_id))] += 1
+            self._spare_users(2 * _USERS)
+
+    def _spare_users(self, limit: int) -> None:
+        if len(self.tables["users"]) > limit:
+            self.tables["users"] = Counter(dict(self.tables["users"].most_common(_USERS)))
+
+    # --- events with more to them than their name ---
+
+    def _ended(self, event: SessionEvent, weight: int) -> None:
+        self.balance -= weight
+        reason = event.fields.get("reason") or event.name.removeprefix("session_")
+        self._tally("ended", str(text(reason)), weight)
+
+    def _created(self, _event: SessionEvent, weight: int) -> None:
+        self.balance += weight
+
+    def _suspicious(self, event: SessionEvent, weight: int) -> None:
+        self._tally("suspicious", str(text(event.fields.get("activity_type", "unknown"))), weight)
+
+    def _lost(self, event: SessionEvent, weight: int) -> None:
+        self._tally("lost", str(text(event.fields.get("reason", "unknown"))), weight)
+
+    def _switched(self, event: SessionEvent, weight: int) -> None:
+        self._tally("switched", str(text(event.fields.get("name", "unknown"))), weight)
+
+    def _used(self, event: SessionEvent, _weight: int) -> None:
+        facts = {name: event.fields.get(name) for name in ("count", "capacity", "average_age", "by_status")}
+        counted = facts["count"]
+        if not isinstance(counted, int) or isinstance(counted, bool):
+            return
+        if self.usage is None or event.timestamp >= self.usage["timestamp"]:
+            self.usage = {"timestamp": event.timestamp, **{key: loggable(one) for key, one in facts.items()}}
+            self.balance = 0
+
+    # --- figures together ---
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Take in what the `state()` of other figures was."""
+        for name, counts in state["tables"].items():
+            self.tables[name].update(counts)
+        self._spare_users(2 * _USERS)
+        for name, quantiles in state["series"].items():
+            self.series.setdefault(name, Quantiles()).merge(quantiles)
+        for name, distinct in state["distinct"].items():
+            self.distinct[name].merge(distinct)
+        self._merge_usage(state["usage"], state["balance"])
+        for moment in (state["first"], state["last"]):
+            if moment is not None:
+                self._span(moment)
+
+    def _merge_usage(self, usage: dict[str, Any] | None, balance: int) -> None:
+        if usage is None or (self.usage is not None and usage["timestamp"] <= self.usage["timestamp"]):
+            self.balance += balance if usage is None else 0
+        else:
+            self.usage, self.balance = usage, balance
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as JSON values."""
+        return {
+            "tables": {name: dict(counts) for name, counts in self.tables.items()},
+            "series": {name: quantiles.state() for name, quantiles in self.series.items()},
+            "distinct": {name: distinct.state() for name, distinct in self.distinct.items()},
+            "usage": self.usage,
+            "balance": self.balance,
+            "first": self.first,
+            "last": self.last,
+        }
+
+    def active_sessions(self) -> int:
+        """How many sessions live: the backend's last count, and what was created and ended since."""
+        known = 0 if self.usage is None else int(self.usage["count"])
+        return max(0, known + self.balance)
+
+    def statistics(self) -> dict[str, Any]:
+        """The figures as a reader gets them."""
+        totals = self.tables["totals"]
+        return {
+            "since": self.first,
+            "until": self.last,
+            "totals": dict(totals),
+            "created": totals["session_created"],
+            "ended": dict(self.tables["ended"]),
+            "renewed": totals["session_renewed"],
+            "cycled": totals["session_cycled"],
+            "saved": totals["session_data_saved"],
+            "failed": {name: totals[name] for name in FAILURES if totals[name]},
+            "active_sessions": self.active_sessions(),
+            **self._breakdowns(),
+        }
+
+    def _breakdowns(self) -> dict[str, Any]:
+        return {
+            "distinct_sessions": self.distinct["sessions"].count(),
+            "distinct_users": self.distinct["users"].count(),
+            "durations": {name: one.summary() for name, one in sorted(self.series.items())},
+            "average_age": None if self.usage is None else self.usage["average_age"],
+            "by_status": {} if self.usage is None else dict(self.usage["by_status"] or {}),
+            "errors": dict(self.tables["errors"]),
+            "lost_writes": dict(self.tables["lost"]),
+            "suspicious": dict(self.tables["suspicious"]),
+            "switched": dict(self.tables["switched"]),
+            "by_user": dict(self.tables["users"].most_common(_SHOWN)),
+            "by_hour": _by_hour(self.tables["hours"]),
+        }
+
+
+_SPECIAL: Final[Mapping[str, Callable[[Figures, SessionEvent, int], None]]] = {
+    **dict.fromkeys(ENDINGS, Figures._ended),  # noqa: SLF001  (its own table)
+    "session_created": Figures._created,  # noqa: SLF001
+    "session_suspicious_activity": Figures._suspicious,  # noqa: SLF001
+    "session_data_save_failed": Figures._lost,  # noqa: SLF001
+    "session_context_switched": Figures._switched,  # noqa: SLF001
+    "session_usage": Figures._used,  # noqa: SLF001
+}
+_HOURLY: Final = {
+    "session_created": "created",
+    "session_user_bound": "logins",
+    "request_finished": "requests",
+    "session_suspicious_activity": "suspicious",
+    **dict.fromkeys(ENDINGS, "ended"),
+    **dict.fromkeys(FAILURES, "failed"),
+}
+
+
+def _problem_of(event: SessionEvent) -> str:
+    """A type of error: the exception's type, or the reason."""
+    exception = event.fields.get("exception")
+    if isinstance(exception, BaseException):
+        return type(exception).__name__
+    if exception:  # as a log line shows it: "TypeError: ..."
+        return str(text(str(exception).partition(":")[0]))
+    return str(text(event.fields.get("error_type") or event.fields.get("reason") or "unknown"))
+
+
+def measured(event: SessionEvent) -> Iterator[SessionMetric]:
+    """The measurements that an event carries."""
+    name, key = _MEASURED.get(event.name, ("", ""))
+    value = number(event.fields.get(key))
+    if name and value is not None:
+        yield SessionMetric(name, event.session_id, event.user_id, value, event.timestamp)
+    created = number(event.fields.get("created_at")) if event.name == "session_expired" else None
+    if created is not None:
+        age = max(0.0, event.timestamp - created)
+        yield SessionMetric("session_age_at_end", event.session_id, event.user_id, age, event.timestamp)
+
+
+def _by_hour(hours: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for key in sorted(hours):
+        start, _space, kind = key.partition(" ")
+        hour = datetime.fromtimestamp(int(start), UTC).strftime("%Y-%m-%dT%H:00Z")
+        found.setdefault(hour, {})[kind] = hours[key]
+    return found
