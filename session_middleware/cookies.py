@@ -30,7 +30,15 @@ from itsdangerous import Signer
 from session_middleware.errors import ConfigurationError
 from session_middleware.record import SessionId
 
-__all__ = ["LOOKED_AT_MOST", "CookieCodec", "CookieReading", "CookieSettings", "Credential", "values_named"]
+__all__ = [
+    "LOOKED_AT_MOST",
+    "CookieCodec",
+    "CookieReading",
+    "CookieSettings",
+    "Credential",
+    "fallback_list",
+    "values_named",
+]
 
 LOOKED_AT_MOST: Final = 16
 """Well-shaped cookies of our name that are verified per request; any more are counted as rejected."""
@@ -526,11 +534,16 @@ def _key_bytes(argument: str, key: object) -> bytes:
     return data
 
 
-def _fallback_bytes(fallback_keys: object) -> list[bytes]:
+def fallback_list(name: str, fallback_keys: object) -> Iterable[object]:
+    """The keys, one by one. `ConfigurationError` for text, whose letters would each be a key."""
     if isinstance(fallback_keys, list | tuple | set | frozenset):
-        return [_key_bytes("fallback_keys", key) for key in fallback_keys]
+        return fallback_keys
     found = type(fallback_keys).__name__
-    raise _refusal("fallback_keys", f"a {found} is no list of keys", "pass a list, such as [old_key]")
+    raise _refusal(name, f"a {found} is no list of keys", "pass a list, such as [old_key]")
+
+
+def _fallback_bytes(fallback_keys: object) -> list[bytes]:
+    return [_key_bytes("fallback_keys", key) for key in fallback_list("fallback_keys", fallback_keys)]
 
 
 def _first_weakness(keys: list[bytes]) -> str | None:

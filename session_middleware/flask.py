@@ -12,8 +12,10 @@ Reading order: `init_app`, `FlaskSession` (what a view sees), `SessionInterface`
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -23,12 +25,12 @@ from session_middleware.arguments import Routes, matcher
 from session_middleware.backends.base import Backend, wrong_colour
 from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
-from session_middleware.cookies import CookieCodec, CookieSettings, Credential
-from session_middleware.errors import BackendError, ConfigurationError, SessionCapacityError
+from session_middleware.cookies import CookieCodec, CookieSettings, Credential, fallback_list
+from session_middleware.errors import BackendError, ConfigurationError, SessionCapacityError, SessionError
 from session_middleware.manager import ManagerOptions, SessionManager
 from session_middleware.policy import DAY, Policy, PolicyOptions
 from session_middleware.record import Record
-from session_middleware.session import Live, Opening, RemoveCookie, Session, SetCookie, UnreadSession
+from session_middleware.session import Life, Live, Opening, RemoveCookie, Session, SetCookie, UnreadSession
 from session_middleware.wsgi_exchange import PlainEntrance, PlainExchange, close
 
 try:
@@ -51,9 +53,11 @@ __all__ = ["FlaskSession", "NullSession", "SessionInterface", "init_app", "manag
 
 _ERROR = 500  # from this status on, nothing but an ending is saved
 _RETRY_AFTER = 2  # seconds
+_TRY_AGAIN = "Sessions are not available, try again in a moment"
 _POLICY = tuple(PolicyOptions.__annotations__)
 _FLASKS_OWN = {"fallback_keys", "policy", "clock", "monotonic"}  # what Flask has another way for, or no use
 _OTHERS = tuple(sorted(ManagerOptions.__annotations__.keys() - {*_POLICY, *_FLASKS_OWN}))
+_OURS = "session_middleware.flask"  # in a request's environ: what serves it
 _MOST_KEYS = 64  # combinations of cookie name and keys that are remembered per app
 
 
@@ -72,6 +76,8 @@ def init_app(
     app.session_interface = interface
     app.extensions["session_middleware"] = interface
     app.before_request(_refuse_if_full)
+    for kind in (BackendError, SessionCapacityError):  # raised inside a view, by the manager
+        app.register_error_handler(kind, _unavailable)
     app.cli.add_command(_commands(app))
 
 
@@ -192,7 +198,14 @@ class SessionInterface(FlaskSessionInterface):
             return None
         opened = _Request(entrance, request.environ)
         opened.detached = request_ctx._session is not None  # noqa: SLF001  (`flask.session` would be a look)
-        opened.enter()
+        if not opened.detached:  # found again whatever the app makes of `flask.session`
+            opened.context = weakref.ref(_context())
+            request.environ[_OURS] = opened
+        try:
+            opened.enter()
+        except BaseException:
+            opened.leave(failed=True)
+            raise
         opened.let_go_if_detached()
         return opened.shown
 
@@ -233,6 +246,7 @@ class _Request(PlainExchange):
     response: Response | None = None
     cookie: SetCookie | RemoveCookie | None = None  # what the response so far says of it
     detached = False  # a test's `session_transaction`: nobody will tell us of its end
+    context: Callable[[], object] = staticmethod(lambda: None)  # of Flask, whose end is the request's
 
     def __init__(self, entrance: PlainEntrance, environ: dict[str, Any]) -> None:
         super().__init__(entrance, environ)
@@ -242,7 +256,13 @@ class _Request(PlainExchange):
     def _show(self, session: Session) -> None:
         """The first look."""
         if self.refused:
-            raise self.refusal()
+            if sys.exc_info()[0] is None:
+                raise self.refusal()
+            # An error page that looks as well: raising again would make a 500 of whatever it is about.
+            self.life = Life(self.entrance.manager.policy, self.entrance.manager)
+            self.life.degraded = True
+            session.open(self.life)
+            return
         self._show_opened(session)
         self.session = session
         self.let_go_if_detached()
@@ -256,7 +276,7 @@ class _Request(PlainExchange):
     def refusal(self) -> HTTPException:
         """Why there is no session."""
         kind = TooManyRequests if self.status == TooManyRequests.code else ServiceUnavailable
-        return kind("Sessions are not available, try again in a moment", retry_after=self.retry_after)
+        return kind(_TRY_AGAIN, retry_after=self.retry_after)
 
     @property
     def is_full(self) -> bool:
@@ -268,8 +288,8 @@ class _Request(PlainExchange):
     def save(self, interface: SessionInterface, app: Flask, response: Response) -> None:
         """Commit, then let *response* leave with what that made of the cookie. May be called again."""
         self.response, self.status = response, response.status_code
+        response.call_on_close(self.leave)
         if not self.refused:
-            response.call_on_close(self.leave)
             if self.shown.modified and not self.has_looked:  # `session.modified = True` is no look by itself
                 self.shown.mark_accessed()
             self._look_if_refreshed(app)
@@ -322,8 +342,8 @@ class _Request(PlainExchange):
         if self.status >= _ERROR or not isinstance(opening, Live):
             return owed
         record = opening.record
-        if not session and session.modified and record.user_id is None:
-            return RemoveCookie()  # it was emptied
+        if not session and session.modified and record.user_id is None:  # it was emptied
+            return RemoveCookie() if opening is not before or self._is_current(record) else owed
         wanted = owed is None and bool(session) and interface.should_set_cookie(app, session)
         if wanted and (opening is not before or self._is_current(record)):
             return SetCookie(record.id, record.secret, record.generation, record.deadline)
@@ -384,7 +404,8 @@ class _Site:
 
     def entrance(self, app: Flask, name: str) -> PlainEntrance | None:
         """The one for the cookie of this name and the app's keys of now. None: there is no key."""
-        key, fallbacks = app.secret_key, tuple(app.config.get("SECRET_KEY_FALLBACKS") or ())
+        key = app.secret_key
+        fallbacks = tuple(fallback_list("SECRET_KEY_FALLBACKS", app.config.get("SECRET_KEY_FALLBACKS") or ()))
         found = self.entrances.get((name, key, fallbacks))
         if found is not None or not key:
             return found
@@ -444,15 +465,27 @@ def _policy(settings: dict[str, Any]) -> Policy:
 
 def _refuse_if_full() -> None:
     """Before the view: more requests at once than the limits allow."""
-    session = request_ctx._session  # noqa: SLF001  (`flask.session` would be a look)
-    if isinstance(session, FlaskSession) and session.request_of.is_full:
-        raise session.request_of.refusal()
+    ours = current_request.environ.get(_OURS)
+    if isinstance(ours, _Request) and ours.is_full:
+        raise ours.refusal()
+
+
+def _unavailable(_: Exception) -> tuple[str, int, dict[str, str]]:
+    """A view met a backend that is down, or full."""
+    headers = {"Retry-After": str(_RETRY_AFTER), "Cache-Control": "no-store", "Content-Type": "text/plain"}
+    return _TRY_AGAIN, ServiceUnavailable.code, headers
+
+
+def _context() -> Any:
+    """The context of the request, itself and not the proxy for it."""
+    return request_ctx._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  (its public form)
 
 
 def _tear_down(_: Flask, exc: BaseException | None = None, **_more: object) -> None:
-    session = request_ctx._session  # noqa: SLF001  (`flask.session` would be a look)
-    if isinstance(session, FlaskSession):
-        session.request_of.tear_down(exc)
+    """A copy of the context, as `copy_current_request_context` makes it, ends nothing."""
+    ours = current_request.environ.get(_OURS)
+    if isinstance(ours, _Request) and ours.context() is _context():
+        ours.tear_down(exc)
 
 
 def _drop_cookies(response: Response, codec: CookieCodec) -> None:
@@ -480,18 +513,27 @@ def _rewrite(response: Response) -> None:
 # --- flask session … ---
 
 
+def _sessions_of(app: Flask, user: str | None, limit: int) -> list[Session]:
+    try:
+        found: list[Session] = manager_of(app).blocking.get_sessions(user_id=user, limit=limit)
+    except SessionError as problem:
+        raise click.ClickException(str(problem)) from problem
+    return found
+
+
 def _commands(app: Flask) -> AppGroup:
     group = AppGroup("session", help="List, revoke and clean up sessions.")
 
     @group.command("list")
     @click.argument("user", required=False)
-    @click.option("--limit", default=100, show_default=True, help="How many at most.")
+    @click.option("--limit", default=100, type=click.IntRange(1), show_default=True, help="How many at most.")
     def list_sessions(user: str | None, limit: int) -> None:
         """The live sessions, or those of USER, newest first."""
-        for session in manager_of(app).blocking.get_sessions(user_id=user, limit=limit):
+        for session in _sessions_of(app, user, limit):
             seen = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(session.last_activity))
             keys = ", ".join(sorted(session)) or "-"
-            click.echo(f"{session.id}  user {session.user_id or '-'}  seen {seen} UTC  keys {keys}")
+            line = f"{session.id}  user {session.user_id or '-'}  seen {seen} UTC  keys {keys}"
+            click.echo("".join(sign if sign.isprintable() else "?" for sign in line))
 
     @group.command("revoke")
     @click.argument("session_id", required=False)

@@ -67,7 +67,7 @@ class Importer:
         await self._performer.port.commit(made.id, Delta(cycle=self._performer.grace), now)
         remembered = _remembered(old, made, now)
         try:
-            answer = await self._performer.limits.create(remembered, now)
+            answer = await self._performer.limits.create_in_free_room(remembered, now)
         except SessionCapacityError:
             await self._performer.end_others([made.id], now)
             return None

@@ -8,12 +8,22 @@ from typing import Any, TypeVar
 from session_middleware.backends.base import EVICTED, EXPIRY_REASONS, Port
 from session_middleware.backends.capabilities import Admitted, Capped, Caps, Full
 from session_middleware.errors import ConfigurationError, SessionCapacityError
-from session_middleware.record import Committed, CreateResult, Delta, Record, Refused, SessionId
+from session_middleware.record import (
+    CREATED,
+    Committed,
+    CreateResult,
+    Delta,
+    Record,
+    Refused,
+    SessionId,
+    replace,
+)
 from session_middleware.reporting import Reporter
 
 __all__ = ["Limits"]
 
 T = TypeVar("T")
+_LOWEST = -(2**63)  # no session of an app has a lower priority, so it makes none go
 
 
 class Limits:
@@ -31,6 +41,15 @@ class Limits:
         if caps is None:
             return await self._port.create(record, now)
         return self._admitted(await self._capped().create_within(record, now, caps), caps, now)
+
+    async def create_in_free_room(self, record: Record, now: float) -> CreateResult:
+        """The same, for a record in whose favour nobody is to go."""
+        if self._caps() is None:
+            return await self._port.create(record, now)
+        answer = await self.create(replace(record, priority=_LOWEST), now)
+        if answer is CREATED:
+            await self._port.commit(record.id, Delta(priority=record.priority), now)
+        return answer
 
     async def bind(self, id_: SessionId, delta: Delta, now: float) -> Committed | Refused:
         """As `Port.commit`, of a login. Raises `SessionCapacityError` where the user has too many already."""

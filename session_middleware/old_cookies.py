@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 
-from session_middleware.cookies import LOOKED_AT_MOST, values_named
+from session_middleware.cookies import LOOKED_AT_MOST, fallback_list, values_named
 from session_middleware.errors import ConfigurationError
 from session_middleware.policy import DAY, Duration, seconds
 from session_middleware.record import SessionId
@@ -123,7 +123,7 @@ class FlaskCookie:
         self.session_cookie = session_cookie
         self._max_age = seconds("max_age", max_age)
         self._serializer = URLSafeTimedSerializer(
-            [*(_key_bytes(key) for key in fallback_keys), _key_bytes(secret_key)],
+            [*map(_key_bytes, fallback_list("fallback_keys", fallback_keys)), _key_bytes(secret_key)],
             salt="cookie-session",
             serializer=_flask_serializer(),
             signer_kwargs={"key_derivation": "hmac", "digest_method": sha1},

@@ -192,7 +192,8 @@ class _Walk:
         page = await self.port.find(self._where, self.now, limit=self._limit, after=self._after)
         self._after = page.after
         self._state = "done" if page.after is None else "under way"
-        return page.records
+        # What remembers another package's cookie is no session: ended, it would let that cookie in again.
+        return [record for record in page.records if record.secret]
 
 
 def _checked_limit(limit: int) -> int:

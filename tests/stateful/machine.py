@@ -305,7 +305,9 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def ask_why_it_ended(self, number: int) -> None:
-        id_, known = self._one(number)
+        self._ask_why(*self._one(number))
+
+    def _ask_why(self, id_: str, known: Known) -> None:
         why = self.driven.why_ended(id_)
         if known.is_live(self.clock()):
             assert why is None
@@ -401,6 +403,7 @@ class ManagerMachine(RuleBasedStateMachine):
         session = self.driven.get_session(id_)
         if not known.is_live(self.clock()):
             assert session is None
+            self._ask_why(id_, known)
             return
         assert session is not None
         assert dict(session) == known.values

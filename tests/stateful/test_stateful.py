@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import Phase, seed, settings
+from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from session_middleware import MemoryBackend
@@ -155,6 +156,6 @@ def is_found(machine: type[ManagerMachine], number: int) -> bool:
     )
     try:
         run_state_machine_as_test(seed(number)(machine), settings=quick)
-    except AssertionError:
+    except (AssertionError, Flaky):  # what it found depends on ids, which are random
         return True
     return False
