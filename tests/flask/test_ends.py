@@ -1,4 +1,4 @@
-"""However a request of Flask ends, whatever becomes of its session: it is over then, and says what it should."""
+"""However a request of Flask ends, it is over then, and says what it should."""
 
 from __future__ import annotations
 
