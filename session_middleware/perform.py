@@ -66,7 +66,8 @@ from session_middleware.session import (
     SetCookie,
     user_of,
 )
-from session_middleware.values import NO_VALUES, Values, encode_plainly, encode_value
+from session_middleware.settling import note_planned, settle, settle_failed, show_only
+from session_middleware.values import NO_VALUES
 
 __all__ = ["Claims", "Performer"]
 
@@ -242,15 +243,17 @@ class Performer:
         return await self._write_at(session, plan, version, now)
 
     async def _write_at(self, session: Session, plan: Write, version: int, now: float) -> bool:
+        note_planned(session)
         try:
             answer = await self.port.commit(plan.record.id, replace(plan.delta, if_version=version), now)
             if answer is CONFLICT:
                 found = await self._load(plan.record.id, now)
                 if isinstance(found, Record) and (plan.delta.admitted or found.floor) >= found.floor:
+                    settle_failed(session)
                     return False
                 answer = CONFLICT if isinstance(found, Record) else GONE
-        except SessionError as problem:
-            self._report_failure(session, plan, problem, now)
+        except BaseException as problem:
+            self._failed(session, plan, problem, now)
             raise
         await self._written(session, plan, answer, now)
         return True
@@ -303,11 +306,12 @@ class Performer:
     async def _carry_out(self, session: Session, plan: Plan, now: float) -> None:
         try:
             await self._do(session, plan, now)
-        except SessionError as problem:
-            self._report_failure(session, plan, problem, now)
+        except BaseException as problem:
+            self._failed(session, plan, problem, now)
             raise
 
     async def _do(self, session: Session, plan: Plan, now: float) -> None:
+        note_planned(session)
         match plan:
             case Write():
                 await self._write(session, plan, now)
@@ -326,7 +330,10 @@ class Performer:
             case Nothing():
                 pass
 
-    def _report_failure(self, session: Session, plan: Plan, problem: SessionError, now: float) -> None:
+    def _failed(self, session: Session, plan: Plan, problem: BaseException, now: float) -> None:
+        settle_failed(session)
+        if not isinstance(problem, SessionError):
+            return
         id_, user_id = session_id_of(session.life.opening), session.user_id
         reason = next((why for kind, why in _REASONS.items() if isinstance(problem, kind)), "backend_error")
         if isinstance(plan, Create):
@@ -375,7 +382,6 @@ class Performer:
         # Not opened any more: it was overtaken. Under another id its cookie would replace a login's.
         session.life.opening = JustEnded(record.id, "superseded") if isinstance(opening, Fresh) else opening
         await self._do(session, self._plan(session, now), now)
-        session.life.loaded = _shown(session)  # the other request's keys are not ours to unset
 
     async def _write(self, session: Session, plan: Write, now: float) -> None:
         commit = self.port.commit if plan.user_id is None else self.limits.bind
@@ -423,8 +429,8 @@ class Performer:
     async def _end(self, session: Session, plan: End, now: float) -> None:
         alive = [await self._end_one(session.life, id_, now) for id_ in (plan.id, *plan.others)]
         overtaken = isinstance(session.life.opening, Overtaken) or not any(alive)
-        shown = _shown(session) if plan.lost else NO_VALUES
-        self._settle(session, JustEnded(plan.id, "logout") if overtaken else Fresh(), shown)
+        opening = JustEnded(plan.id, "logout") if overtaken else Fresh()
+        settle(session, opening, None if plan.lost else NO_VALUES)
         session.life.others = ()
         session.life.owed = RemoveCookie() if any(alive) and not session.life.late else None
         if plan.lost:
@@ -446,7 +452,7 @@ class Performer:
                 self._emit("session_deleted", id_, None, now, reason="superseded")
 
     def _keep(self, session: Session, record: Record, lost: tuple[str, ...], now: float) -> None:
-        self._settle(session, Live(record, record.generation), _shown(session))
+        settle(session, Live(record, record.generation))
         session.life.owed = _cookie_of(record)
         if lost:
             self._not_saved(session, record.id, lost, "superseded", now)
@@ -457,11 +463,11 @@ class Performer:
         session.life.owed = None  # what an early `save` owed was overtaken
         record = session.life.record
         if reason == "superseded" and record is not None:
-            self._settle(session, Overtaken(record), _shown(session))
+            settle(session, Overtaken(record))
         elif reason == "gone" and id_ is not None:
-            self._settle(session, JustEnded(id_, reason), _shown(session))
+            settle(session, JustEnded(id_, reason))
         else:
-            self._settle(session, session.life.opening, _shown(session))
+            settle(session, session.life.opening)
         if keys:
             self._not_saved(session, id_, keys, reason, now)
         else:  # a renewal, or a cycle, that came too late
@@ -470,16 +476,9 @@ class Performer:
 
     # --- what the session is afterwards ---
 
-    def _settle(self, session: Session, opening: Opening, loaded: Values) -> None:
-        life = session.life
-        life.opening = opening
-        life.loaded = loaded
-        life.forget()
-        session.modified = False
-
     def _settle_new(self, session: Session, record: Record, now: float) -> None:
-        _show_only(session, record.data)
-        self._settle(session, Live(record, record.generation), record.data)
+        show_only(session, record.data)
+        settle(session, Live(record, record.generation), record.data)
         session.life.others = ()
         session.life.owed = None if session.life.late else _cookie_of(record)
         self._emit("session_created", record.id, record.user_id, now)
@@ -492,7 +491,7 @@ class Performer:
         record = apply_to_header(plan.record, plan.delta, now)
         record = replace(record, generation=answer.generation, version=answer.version)
         late, owed = session.life.late, session.life.owed
-        self._settle(session, Live(record, answer.generation), _shown(session))
+        settle(session, Live(record, answer.generation))
         if plan.sends_cookie and not late:
             owed = _cookie_of(record)
         session.life.owed = owed
@@ -570,18 +569,3 @@ def _owner(life: Life, id_: SessionId) -> str | None:
 
 def _cookie_of(record: Record) -> SetCookie:
     return SetCookie(record.id, record.secret, record.generation, record.deadline)
-
-
-def _show_only(session: Session, values: Values) -> None:
-    """What a former session held is not the new one's, and counters begin anew with it."""
-    for name in [name for name in dict.keys(session) if name not in values]:
-        dict.__delitem__(session, name)
-    dict.update(session, session.life.increments or {})
-
-
-def _shown(session: Session) -> Values:
-    """What the session shows now, as the base for what is changed from here on."""
-    plainly = encode_plainly(session)  # types need no close look: this is only compared with its like
-    if plainly is not None:
-        return Values(plainly)
-    return Values.of({name: encode_value(name, value) for name, value in dict.items(session)})

@@ -129,12 +129,19 @@ class Life:
     assigned: frozenset[str] | set[str] = frozenset()
     """Keys that the handler assigned or removed itself."""
     metadata: dict[str, JsonValue] | None = None
+    planned: Any = None
+    """What a commit under way made its plan of (`settling.Planned`); None: none is under way."""
 
     def __init__(self, policy: Policy, manager: object = None, opening: Opening = Fresh()) -> None:  # noqa: B008
         self.policy = policy
         self.manager = manager
         self.opening = opening
         self.loaded: Values = opening.record.data if type(opening) is Live else NO_VALUES
+
+    def asked_for(self) -> dict[str, Any]:
+        """A copy of what is asked for by now, but for what only says that something happened."""
+        present = self.__dict__
+        return {name: deepcopy(present[name]) for name in _ASKED_FOR if name in present}
 
     def forget(self) -> None:
         """Nothing is asked for any more: after a commit, and after a logout took back what came before."""
@@ -147,18 +154,8 @@ class Life:
         return self.opening.record if type(self.opening) is Live else None
 
 
-_ASKED = (
-    "asked",
-    "login",
-    "cycle",
-    "ended",
-    "renew",
-    "expiry",
-    "priority",
-    "increments",
-    "assigned",
-    "metadata",
-)
+_ASKED_FOR = ("login", "cycle", "ended", "renew", "expiry", "priority", "increments", "metadata")
+_ASKED = ("asked", "assigned", *_ASKED_FOR)
 
 
 class Session(dict[str, JsonValue]):

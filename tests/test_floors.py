@@ -44,6 +44,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "old_cookies",
         "turns",
         "reporting",
+        "settling",
         "backends.sql",
         "backends.coalesce",
         "backends.sqlite_handles",

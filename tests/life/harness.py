@@ -588,16 +588,22 @@ class SpyBackend:
 
 
 class SpyPort:
-    """`log` has the calls in order; `faults[name]` are raised by the next calls of that name, in turn."""
+    """`log` has the calls in order; `faults[name]` are raised by the next calls of that name, in turn.
+
+    `meanwhile[name]` is done once, while the next call of that name is under way.
+    """
 
     def __init__(self, inner: Port) -> None:
         self.inner = inner
         self.immediate = inner.immediate
         self.log: list[Call] = []
         self.faults: dict[str, list[Exception]] = {}
+        self.meanwhile: dict[str, Callable[[], object]] = {}
 
     def _note(self, name: str, id_: SessionId, what: Record | Delta | str | None = None) -> None:
         self.log.append(Call(name, id_, what))
+        if act := self.meanwhile.pop(name, None):
+            act()
         if waiting := self.faults.get(name):
             raise waiting.pop(0)
 
