@@ -17,6 +17,7 @@ from session_middleware.errors import ConfigurationError
 from session_middleware.exchange import Entrance, Exchange
 from session_middleware.manager import ManagerOptions, SessionManager
 from session_middleware.policy import flag
+from session_middleware.sockets import announced
 
 __all__ = ["SessionMiddleware"]
 
@@ -84,6 +85,10 @@ class SessionMiddleware(Entrance):
             await _Lifespan(self, receive, send).run(scope)
         elif kind not in {"http", "websocket"} or self._is_served(scope):
             await self.app(scope, receive, send)
+        elif self.eager and kind == "websocket":
+            exchange = Exchange(self, scope, receive, send)
+            with announced(exchange):
+                await exchange.run()
         else:
             await Exchange(self, scope, receive, send).run()
 

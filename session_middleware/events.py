@@ -120,8 +120,8 @@ _TABLE = (
         "warning",
         "activity_type details",
         "Something an attacker does: `bad_signature`, `superseded_cookie`, `unknown_id`, "
-        "`unknown_generation`, `cookie_conflict`, `fingerprint_changed`, or the app's own. Log lines are "
-        "limited per type; `suppressed` tells how many were left out.",
+        "`unknown_generation`, `cookie_conflict`, `fingerprint_changed`, `foreign_session_id`, or the "
+        "app's own. Log lines are limited per type; `suppressed` tells how many were left out.",
     ),
     _event("session_evicted", "info", "reason", "A session was ended to make room."),
     _event("session_conflict", "info", "keys", "Parallel requests changed the same keys."),

@@ -244,8 +244,10 @@ class Exchange(ActiveRequest):
             if not await self._admits(record):
                 return False
             self._bind_context(record)
-            if isinstance(life.opening, Live) and life.opening.promised and self._is_navigation():
-                self.session.mark_accessed()  # its commit replaces the promise by an ordinary cookie
+            if self.entrance.eager and self._is_navigation():
+                # For the page, whose app looks only later and by a WebSocket: the commit renews, carries out
+                # a cycle that waits for a response, replaces a promise by an ordinary cookie.
+                self.session.mark_accessed()
                 self.session.accessed = False  # our own reads are no look
         return True
 

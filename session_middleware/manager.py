@@ -440,6 +440,16 @@ class SessionManager(Operations):
         """
         self._last_writes[colour].append(write)
 
+    def before_open(
+        self, write: Callable[[SessionId], Awaitable[object]], *, colour: Colour = "async"
+    ) -> None:
+        """Await *write* with the id of each session that a request of this colour is about to open.
+
+        Its `BackendError` is the request's: 503. Over a backend that answers at once it must not suspend.
+        """
+        performer = self._performer if colour == "async" else self.blocking_performer
+        performer.before_open.append(write)
+
     # --- inside ---
 
     async def _drain(self) -> None:

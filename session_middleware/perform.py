@@ -7,7 +7,7 @@ what each `Plan` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from session_middleware.backends.base import Port
@@ -111,6 +111,8 @@ class Performer:
         self._manager = manager
         self._cookie_ages = cookie_ages
         self._unknown = unknown
+        self.before_open: list[Callable[[SessionId], Awaitable[object]]] = []
+        """Awaited with the id of each session that a request is about to open: what waits goes first."""
         self.limits = Limits(port, caps, reporter)
 
     # --- open ---
@@ -120,6 +122,8 @@ class Performer:
         credentials = claims.credentials
         if len(credentials) == 1:  # nearly always
             claim = credentials[0]
+            if self.before_open:
+                await self._write_first(claim[0])
             opening, suspicion = open_with(claim, await self._load(claim[0], now), now)
             if type(opening) is not Live:
                 opening = self._judged(claim, opening, suspicion, now)
@@ -132,6 +136,7 @@ class Performer:
         )
         opened: list[Opening] = []
         for claim in reading:
+            await self._write_first(claim[0])
             answer = await self._load(claim[0], now)
             opened.append(self._judged(claim, *judge(claim, answer, now), now))
         opening, others, conflict = choose(opened) if len(opened) != 1 else (opened[0], (), False)
@@ -176,6 +181,10 @@ class Performer:
             self._emit(
                 "session_data_retrieved", record.id, record.user_id, now, data_keys=sorted(dict.keys(session))
             )
+
+    async def _write_first(self, id_: str) -> None:
+        for write in self.before_open:
+            await write(SessionId(id_))
 
     async def _load(self, id_: str, now: float) -> Record | Ended | None:
         try:

@@ -81,6 +81,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "progress",
         "finding",
         "exchange",
+        "sockets",
         "arguments",
         "housekeeping",
         "wsgi_exchange",
@@ -102,6 +103,7 @@ SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
         ("backends.capabilities", "backends.base"),
         ("backends.memory", "backends.memory_caps"),
         ("backends.memory", "backends.memory_queries"),  # one class, in two files
+        ("sockets", "exchange"),  # what it keeps by name
         ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
         ("wsgi_exchange", "housekeeping"),
         ("wsgi", "arguments"),

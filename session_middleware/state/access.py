@@ -68,15 +68,15 @@ class Access:
     def _add(self, key: str) -> bool:
         if key in self._values:
             return False
+        cycle(self._values)  # first: whoever writes at each change writes both at once
         self._values[key] = True
-        cycle(self._values)
         return True
 
     def _remove(self, key: str) -> bool:
         if key not in self._values:
             return False
-        del self._values[key]
         cycle(self._values)
+        del self._values[key]
         return True
 
 

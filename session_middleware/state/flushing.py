@@ -99,7 +99,7 @@ class Flushing:
         self._calls = calls
         self._new_lock = lock
         self._manager = manager
-        self._delay = delay
+        self.delay = delay  # seconds; also until what failed is tried again
         self._locks: WeakValueDictionary[SessionId, Any] = WeakValueDictionary()
 
     async def flush_all(self) -> None:
@@ -141,7 +141,7 @@ class Flushing:
             raise
         except BaseException as problem:
             known = isinstance(problem, BackendError) and not problem.unknown
-            self._pending.put_back(id_, self._manager.monotonic() + self._delay, unknown=not known)
+            self._pending.put_back(id_, self._manager.monotonic() + self.delay, unknown=not known)
             raise
         self._pending.written(id_)
         return saved

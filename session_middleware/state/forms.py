@@ -91,6 +91,12 @@ class FormState:
         """When it was last marked as saved, in seconds since the epoch."""
         return self._time("saved_at")
 
+    @property
+    def edition(self) -> int:
+        """How often undo, redo or a snapshot changed the data: a page shows its fields anew for each."""
+        found = read(self._values, self._key).get("edition")
+        return found if isinstance(found, int) else 0
+
     def update(self, field: str, value: JsonValue) -> None:
         """Set one field, as a step that can be undone. To what it is already: nothing happens."""
         self.replace({**self.data, text("field", field): value})
@@ -180,6 +186,7 @@ class FormState:
         if found is None:
             return False
         self.replace(found.data)
+        self._keep(edition=self.edition + 1)
         return True
 
     # --- inside ---
@@ -223,7 +230,7 @@ class FormState:
         before = self._data()
         after = patched(before, steps.pop())
         self._keep_steps(**{taken: steps, given: [*self._steps(given), step_between(after, before)]})
-        self._keep(data=after, updated_at=self._clock())
+        self._keep(data=after, updated_at=self._clock(), edition=self.edition + 1)
         return True
 
 

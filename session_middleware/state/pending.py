@@ -106,6 +106,10 @@ class Pending:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def has(self, id_: SessionId) -> bool:
+        """Whether something waits for this session, or is being written."""
+        return id_ in self._entries or id_ in self._writing
+
     @property
     def ids(self) -> list[SessionId]:
         """The sessions that have something to write, or are being written."""

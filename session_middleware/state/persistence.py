@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Final, TypeAlias
+
+from anyio import to_thread
 
 from session_middleware.backends.base import Colour
 from session_middleware.blocking import run_blocking
-from session_middleware.errors import ConfigurationError
+from session_middleware.errors import ConfigurationError, SessionCapacityError, SessionDataError
 from session_middleware.manager import SessionManager, get_session_manager
 from session_middleware.policy import Duration, flag, seconds
 from session_middleware.record import SessionId
@@ -48,10 +50,10 @@ class _Engine:
         debounce_delay: Duration,
         session_timeout: Duration | None,
     ) -> None:
-        self._delay = seconds("debounce_delay", debounce_delay)
+        delay = seconds("debounce_delay", debounce_delay)
         self._timeout = None if session_timeout is None else seconds("session_timeout", session_timeout)
         self.pending = Pending()
-        self._flushing = Flushing(self.pending, calls, lock, manager, self._delay)
+        self.flushing = Flushing(self.pending, calls, lock, manager, delay)
         self._manager = manager
         self._calls = calls
         self._timers = timers
@@ -63,7 +65,7 @@ class _Engine:
         stored = await self._stored(session)
         if self._timeout is not None and not _has_timeout(stored, self._timeout):
             stored.set_expiry(self._timeout)
-        if self.pending.add(stored, self._manager.monotonic() + self._delay):
+        if self.pending.add(stored, self._manager.monotonic() + self.flushing.delay):
             if immediate:
                 return await self._flush(stored.id)
             self._set_timer()
@@ -73,9 +75,18 @@ class _Engine:
 
     async def flush_all(self) -> None:
         try:
-            await self._flushing.flush_all()
+            await self.flushing.flush_all()
         finally:
             self._time_anew()
+
+    async def flush(self, session_id: str) -> bool:
+        return await self._flush(SessionId(session_id))
+
+    async def flush_for_request(self, id_: SessionId) -> None:
+        """So that the request sees what waits, and a login in it does not refuse that as too late."""
+        if self.pending.has(id_):
+            with suppress(SessionDataError, SessionCapacityError):  # reported, and not the request's
+                await self._flush(id_)
 
     async def recover_session(self, session_id: str) -> UserSession | None:
         await self._flush(SessionId(session_id))
@@ -97,20 +108,20 @@ class _Engine:
     async def flush_from_a_thread(self) -> None:
         """What waits, over the blocking port, although the engine is of the other colour."""
         manager = self._manager
-        over = Flushing(self.pending, Plainly(manager), ThreadLock, manager, self._delay)
+        over = Flushing(self.pending, Plainly(manager), ThreadLock, manager, self.flushing.delay)
         await over.flush_all()
 
     def leave(self) -> None:
         """See `Leaver`."""
         if isinstance(self._calls, Plainly):
-            run_blocking(self._flushing.flush_all())  # waits for the thread that writes just now
+            run_blocking(self.flushing.flush_all())  # waits for the thread that writes just now
         else:
             self._loop_ended()
 
     def forked(self) -> None:
         """See `Leaver`."""
         self._timed = False
-        self._flushing.forget_locks()
+        self.flushing.forget_locks()
         self.pending.give_up()
 
     # --- inside ---
@@ -134,7 +145,7 @@ class _Engine:
 
     async def _flush(self, id_: SessionId | None) -> bool:
         try:
-            return id_ is None or await self._flushing.flush_one(id_)
+            return id_ is None or await self.flushing.flush_one(id_)
         finally:
             self._set_timer()
 
@@ -154,7 +165,7 @@ class _Engine:
     async def _fire(self) -> None:
         self._timed = False
         try:
-            await self._flushing.flush_due()
+            await self.flushing.flush_due()
         finally:
             self._set_timer()
 
@@ -199,7 +210,17 @@ class PersistenceEngine:
         stops: dict[Colour, _Flush] = {"async": self._engine.flush_all}
         if "blocking" in chosen.backend.colours:
             stops["blocking"] = self._engine.flush_from_a_thread
+        chosen.before_open(self._engine.flush_for_request)
         _register(chosen, stops, on_sigterm=on_sigterm)
+
+    @property
+    def debounce_delay(self) -> float:
+        """Seconds that a change waits at most. Set it, and it holds for what changes from then on."""
+        return self._engine.flushing.delay
+
+    @debounce_delay.setter
+    def debounce_delay(self, delay: Duration) -> None:
+        self._engine.flushing.delay = seconds("debounce_delay", delay)
 
     @property
     def pending(self) -> int:
@@ -215,6 +236,13 @@ class PersistenceEngine:
         that cannot be held, and `BackendError` for what could not be written, which waits on.
         """
         return await self._engine.persist(session, immediate=immediate)
+
+    async def flush(self, session_id: str) -> bool:
+        """Write what waits for this session. False: it was ended meanwhile, which an event tells.
+
+        Raises `BackendError` for what could not be written, which waits on.
+        """
+        return await self._engine.flush(session_id)
 
     async def flush_all(self) -> None:
         """Write all that waits. Raises the last error, after having tried all; what failed waits on."""
@@ -267,8 +295,20 @@ class BlockingPersistenceEngine:
             debounce_delay=debounce_delay,
             session_timeout=session_timeout,
         )
-        flush = self._engine.flush_all
+        engine, flush = self._engine, self._engine.flush_all
+        chosen.before_open(engine.flush_for_request, colour="blocking")
+        at_once = chosen.performer.port.immediate
+        chosen.before_open(engine.flush_for_request if at_once else self._flush_beside)
         _register(chosen, {"async": flush, "blocking": flush}, on_sigterm=on_sigterm)
+
+    @property
+    def debounce_delay(self) -> float:
+        """Seconds that a change waits at most. Set it, and it holds for what changes from then on."""
+        return self._engine.flushing.delay
+
+    @debounce_delay.setter
+    def debounce_delay(self, delay: Duration) -> None:
+        self._engine.flushing.delay = seconds("debounce_delay", delay)
 
     @property
     def pending(self) -> int:
@@ -278,6 +318,10 @@ class BlockingPersistenceEngine:
     def persist(self, session: Session | UserSession, *, immediate: bool = False) -> bool:
         """See `PersistenceEngine.persist`."""
         return run_blocking(self._engine.persist(session, immediate=immediate))
+
+    def flush(self, session_id: str) -> bool:
+        """See `PersistenceEngine.flush`."""
+        return run_blocking(self._engine.flush(session_id))
 
     def flush_all(self) -> None:
         """See `PersistenceEngine.flush_all`."""
@@ -298,6 +342,11 @@ class BlockingPersistenceEngine:
     def cleanup_inactive_sessions(self, inactive_days: float) -> int:
         """See `PersistenceEngine.cleanup_inactive_sessions`."""
         return run_blocking(self._engine.cleanup_inactive(inactive_days))
+
+    async def _flush_beside(self, id_: SessionId) -> None:
+        """In a thread: a request in an event loop must not hold up the others."""
+        if self._engine.pending.has(id_):
+            await to_thread.run_sync(lambda: run_blocking(self._engine.flush_for_request(id_)))
 
 
 def _register(manager: SessionManager, stops: Mapping[Colour, _Flush], *, on_sigterm: bool) -> None:

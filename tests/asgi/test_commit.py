@@ -63,9 +63,9 @@ async def test_a_request_that_does_not_look_does_not_renew(
         await site.visit(page(put(n=1)))
         site.clock.advance(50)
         faults.log.clear()
-        await site.visit(page(), accept="text/html")
+        await site.visit(page(), accept="application/json")
         assert faults.log == ["load"]
-        await site.visit(page(lambda session: session.mark_accessed()), accept="text/html")
+        await site.visit(page(lambda session: session.mark_accessed()), accept="application/json")
         assert faults.log == ["load", "load", "commit"]
 
 

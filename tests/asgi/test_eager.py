@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from session_middleware.cookies import Credential
+from session_middleware.sockets import HEADER, socket_of
 from tests.asgi.conftest import MakeSite
 from tests.asgi.harness import ALL, Client, FaultyBackend, FaultyPort, Site, chat, page, put
 
@@ -165,3 +166,62 @@ async def test_why_the_former_session_ended_survives_the_promise(eager: Site) ->
     await eager.manager.delete_session(str(created(eager)[0]), "revoked")
     await eager.visit(app, **HTML)
     assert told == ["revoked"]
+
+
+async def test_a_page_is_a_look_its_app_has_later_so_it_renews_and_cycles(make_site: MakeSite) -> None:
+    site = make_site(entrance={"eager": True}, idle_timeout=100)
+    await site.visit(page(put(n=1)))
+    site.clock.advance(50)
+    assert (await site.visit(page(), accept="*/*")).set_cookie is None
+    renewed = await site.visit(page(), **HTML)
+    assert renewed.set_cookie is not None
+    before = site.client.cookies["session"]
+    await site.manager.cycle_session(str(created(site)[0]), grace=0)
+    await site.visit(page(), **HTML)
+    assert site.client.cookies["session"] != before
+    assert await site.value("n") == 1
+
+
+async def test_a_page_that_has_nothing_to_renew_writes_nothing(
+    make_site: MakeSite, faulty: FaultyBackend, faults: FaultyPort
+) -> None:
+    site = make_site(backend=faulty, entrance={"eager": True})
+    await site.visit(page(put(n=1)))
+    faults.log.clear()
+    await site.visit(page(), **HTML)
+    assert faults.log == ["load"]
+
+
+async def test_an_eager_socket_is_found_by_a_header_that_no_client_can_bring(eager: Site) -> None:
+    await promised(eager)
+    names: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        names.extend(value.decode() for name, value in scope["headers"] if name.decode() == HEADER)
+        found.append(socket_of(names[0]))
+        await send({"type": "websocket.accept"})
+
+    found: list[Any] = []
+    eager.middleware.app = app
+    brought = [*eager.client.scope()["headers"], (HEADER.encode(), b"brought")]
+    socket = await eager.client.connect(headers=brought)
+    await socket.task
+    assert [one.scope["session_middleware"]["session"].id for one in found] == [socket_id(eager)]
+    assert (len(names), "brought" in names) == (1, False)
+    assert [socket_of(name) for name in (*names, "brought", None)] == [None, None, None]
+
+
+async def test_without_eager_no_socket_is_found(site: Site) -> None:
+    names: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        names.extend(name for name, _ in scope["headers"])
+        await send({"type": "websocket.accept"})
+
+    site.middleware.app = app
+    await (await site.client.connect()).task
+    assert HEADER.encode() not in names
+
+
+def socket_id(site: Site) -> str:
+    return site.client.cookies["session"].partition(".")[0]

@@ -180,6 +180,19 @@ def test_a_snapshot_is_what_the_form_was_and_restoring_it_can_be_undone(values: 
     assert dict(form.data) == {"name": "Grace", "mail": "g@example.org"}
 
 
+def test_an_edition_ends_with_each_change_that_no_field_made(values: Any) -> None:
+    form = Forms(values).form("contact")
+    form.update("name", "Ada")
+    snapshot = form.create_snapshot()
+    form.update("name", "Grace")
+    form.mark_saved()
+    assert form.edition == 0
+    assert [form.undo(), form.redo(), form.restore_snapshot(snapshot.snapshot_id)] == [True] * 3
+    assert form.edition == 3
+    assert not form.redo()
+    assert form.edition == 3
+
+
 def test_snapshots_are_bounded_in_number_and_in_bytes(values: Any) -> None:
     form = Forms(values, limits=FormLimits(snapshots=2, snapshot_bytes=500)).form("contact")
     for number in range(4):
