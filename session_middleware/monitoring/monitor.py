@@ -36,6 +36,7 @@ from session_middleware.monitoring.facts import (
 )
 from session_middleware.monitoring.figures import Figures
 from session_middleware.monitoring.health import health_report
+from session_middleware.monitoring.lines import LineReader
 from session_middleware.monitoring.recording import Inbox, Item, Ledger, Worker
 from session_middleware.monitoring.store import FigureStore
 from session_middleware.monitoring.suspicion import Finding
@@ -137,14 +138,12 @@ class SessionMonitor:
 
     def feed(self, lines: Iterable[str | bytes]) -> dict[str, int]:
         """Take in JSON log lines. You get how many were `read`, of which `other` loggers', and `broken`."""
-        found = {"read": 0, "other": 0, "broken": 0}
         with self._lock:
-            for line in lines:
-                if line.strip():
-                    found["read"] += 1
-                    self._feed(line, found)
+            reader = LineReader(self._analysis.newest or 0.0)
+            for event in reader.events(lines):
+                self._guard(event)
         self._look()
-        return found
+        return reader.counts()
 
     def record_metric(
         self,
@@ -365,20 +364,6 @@ class SessionMonitor:
             self.refused += 1
             return
         self._analysis.take(event)
-
-    def _feed(self, line: str | bytes, found: dict[str, int]) -> None:
-        try:
-            facts = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            facts = None
-        if not isinstance(facts, dict):
-            found["broken"] += 1
-            return
-        event = event_of(facts, self._analysis.newest or 0.0)
-        if event is None:
-            found["other"] += 1
-            return
-        self._guard(event)
 
     def _report(
         self, name: str, session_id: str | None, user_id: str | int | None, /, **fields: object
