@@ -20,20 +20,12 @@ _numbers = count(1)
 class ActiveRequest:
     """One request or open WebSocket. Also what `manager.active_requests()` lists."""
 
-    __slots__ = ("held", "number", "path", "session_id", "since")
-
-    number: int
-    path: str
-    held: Session | None
-    session_id: SessionId | None
-    since: float  # seconds since the epoch, of the first look
-
-    def __init__(self, path: str = "") -> None:
-        self.path = path
-        self.number = next(_numbers)
-        self.held = None
-        self.session_id = None
-        self.since = 0.0
+    # Defaults on the class, not slots: what a request does not change costs it nothing.
+    path = ""
+    number = 0  # from when it enters
+    held: Session | None = None
+    session_id: SessionId | None = None
+    since = 0.0  # seconds since the epoch, of the first look
 
     @property
     def id(self) -> str:
@@ -62,6 +54,7 @@ class Activity:
 
     def enter(self, request: ActiveRequest) -> None:
         """A request has arrived."""
+        request.number = next(_numbers)
         self._open[request] = None
 
     def hold(self, request: ActiveRequest, session: Session, now: float) -> None:
@@ -75,8 +68,9 @@ class Activity:
     def leave(self, request: ActiveRequest) -> None:
         """*request* is over."""
         self._open.pop(request, None)
-        self._holding.pop(request, None)
-        request.session_id = None
+        if request.session_id is not None:
+            self._holding.pop(request, None)
+            request.session_id = None
 
     def holding(self, session_id: SessionId) -> list[ActiveRequest]:
         """The requests that hold this session, the oldest first. Looks at all that hold any."""

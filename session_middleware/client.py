@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final, TypeAlias
 
@@ -39,7 +40,8 @@ def client_of(scope: Mapping[str, Any]) -> dict[str, JsonValue]:
     (uvicorn's `--proxy-headers`, Werkzeug's `ProxyFix`).
     """
     facts: dict[str, JsonValue] = {}
-    network = _network_of(scope.get("client"))
+    client = scope.get("client")
+    network = _network_of(client[0]) if client else None
     if network is not None:
         facts["network"] = network
     agent = next((value for name, value in scope["headers"] if name == b"user-agent"), None)
@@ -48,12 +50,11 @@ def client_of(scope: Mapping[str, Any]) -> dict[str, JsonValue]:
     return facts
 
 
-def _network_of(client: Any) -> str | None:
+@lru_cache(1024)  # an address takes apart slowly, and comes again
+def _network_of(host: str) -> str | None:
     """None for what is no address: a socket in the file system, a test client."""
-    if not client:
-        return None
     try:
-        address = ip_address(client[0])
+        address = ip_address(host)
     except ValueError:
         return None
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
@@ -64,4 +65,6 @@ def _network_of(client: Any) -> str | None:
 
 def _printable(agent: bytes) -> str:
     text = agent[: 4 * _LONGEST].decode("latin-1")
-    return "".join(sign for sign in text if sign.isprintable())[:_LONGEST]
+    if not text.isprintable():
+        text = "".join(sign for sign in text if sign.isprintable())
+    return text[:_LONGEST]

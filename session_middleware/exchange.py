@@ -47,6 +47,7 @@ _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.
 _PHRASES = {429: b"Too many requests for one session", 503: b"Service unavailable, try again in a moment"}
 _SUSPICIOUS = "session_suspicious_activity"
 _OF_REQUESTS = ("request_started", "request_finished")
+_NONE_SERVED: Mapping[str, Session] = {}
 
 
 class Entrance:
@@ -123,16 +124,15 @@ class Exchange(ActiveRequest):
     context_bound = False
 
     def __init__(self, entrance: Entrance, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(scope["path"])
+        self.path = scope["path"]
         self.entrance = entrance
         self.scope = scope
         self.receive = receive
         self.send = send
-        self.session: Session = UnreadSession(self._open_now)
-        scope["session"] = self.session
+        session: Session = UnreadSession(self._open_now)
+        self.session = scope["session"] = session
         served = scope.get("session_middleware")
-        ours = {entrance.name: self.session}
-        scope["session_middleware"] = ours if served is None else {**served, **ours}
+        scope["session_middleware"] = {entrance.name: session, **(served or _NONE_SERVED)}
 
     # --- from beginning to end ---
 
@@ -151,25 +151,33 @@ class Exchange(ActiveRequest):
         failed = True
         try:
             entrance.heartbeat.ensure()
-            if entrance.lifetime.is_closed and not await self._reopens():
+            if (entrance.lifetime.is_closed or entrance.opens_first) and not await self._may_begin():
                 return
-            if not entrance.opens_first or await self._open_first():
-                await self._call_app()
+            receive, send = self.receive, self._send
+            if self.scope["type"] == "websocket":
+                receive, send = self._receive_socket, self._send_socket
+            try:
+                await entrance.app(self.scope, receive, send)
+            except Exception as problem:
+                if not await self._answers_for(problem):
+                    raise
             failed = self.status >= _ERROR
         finally:
             try:
                 if type(self.session) is not UnreadSession:
-                    self.session.life.late = True
-                    if not is_settled(self.session, self.now):
-                        await self._end(failed=failed and not self.disconnected)
-                    if not entrance.lifetime.is_started:
-                        await self._clean_up_now_and_then()
+                    await self._conclude(failed=failed and not self.disconnected)
             finally:
                 activity.leave(self)
                 if self.context_bound:
                     unbind_request_context()
                 if observed:
                     self._report_finish()
+
+    async def _may_begin(self) -> bool:
+        """Whether the app is to be called, once that is done which must come first; else it was answered."""
+        if self.entrance.lifetime.is_closed and not await self._reopens():
+            return False
+        return not self.entrance.opens_first or await self._open_first()
 
     async def _reopens(self) -> bool:
         """Open the backend of a manager that was stopped; False if it cannot be, and that was the answer."""
@@ -180,18 +188,22 @@ class Exchange(ActiveRequest):
             return False
         return True
 
-    async def _call_app(self) -> None:
-        receive, send = self.receive, self._send
-        if self.scope["type"] == "websocket":
-            receive, send = self._receive_socket, self._send_socket
-        try:
-            await self.entrance.app(self.scope, receive, send)
-        except Exception as problem:
-            if self.refused:
-                return  # the visitor has our answer, the operator our event
-            if self.started or not isinstance(problem, BackendError | SessionCapacityError):
-                raise
-            await self._refuse(503, problem=problem)
+    async def _answers_for(self, problem: Exception) -> bool:
+        """Whether what the app raised is ours: then the answer is 503, if there was none yet."""
+        if self.refused:
+            return True  # the visitor has our answer, the operator our event
+        if self.started or not isinstance(problem, BackendError | SessionCapacityError):
+            return False
+        await self._refuse(503, problem=problem)
+        return True
+
+    async def _conclude(self, *, failed: bool) -> None:
+        """Of a request that looked at its session: save what is left, clean up where nobody else does."""
+        self.session.life.late = True
+        if not is_settled(self.session, self.now):
+            await self._end(failed=failed)
+        if not self.entrance.lifetime.is_started:
+            await self._clean_up_now_and_then()
 
     async def _end(self, *, failed: bool) -> None:
         """Save what came after the response left, or with no response at all."""
@@ -360,7 +372,11 @@ class Exchange(ActiveRequest):
     def _send(self, message: Message) -> Awaitable[None]:
         if self.started or message["type"] not in _STARTS:
             return _dropped() if self.refused else self.send(message)
-        return self._start(message)
+        if type(self.session) is not UnreadSession or self.entrance.eager or self.refused:
+            return self._start(message)
+        self.status = message.get("status", _ACCEPTED)
+        self.started = True
+        return self.send(message)
 
     async def _start(self, message: Message) -> None:
         """Commit, then let the response leave with what that made of the cookie."""
@@ -370,9 +386,8 @@ class Exchange(ActiveRequest):
         looked = type(self.session) is not UnreadSession
         if looked and (self.status >= _ERROR or not is_settled(self.session, self.now)):
             await self._commit()
-        if looked or self.entrance.eager:
-            message = self._with_headers(message)
-            self._life().late = True
+        message = self._with_headers(message)
+        self._life().late = True
         self.started = True
         await self.send(message)
 

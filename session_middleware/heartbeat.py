@@ -40,7 +40,8 @@ class Heartbeat:
         self._core = core
         self._operations = operations
         self.interval = interval
-        self._here: asyncio.AbstractEventLoop | None = None  # the loop that was seen to beat last
+        self.here: asyncio.AbstractEventLoop | None = None
+        """The event loop that was seen to beat last: in this one, `ensure` has nothing to do."""
         self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle | None] = {}  # None: a round runs
         self._trio: dict[Any, Any] = {}  # by trio's token of the run: the event that begins a round at once
 
@@ -84,7 +85,7 @@ class Heartbeat:
         except RuntimeError:
             self._ensure_trio()
             return
-        if loop is not self._here:
+        if loop is not self.here:
             self._ensure_asyncio(loop)
 
     def hurry(self) -> None:
@@ -117,7 +118,7 @@ class Heartbeat:
             for known in [known for known in self._timers if known.is_closed()]:
                 self._timers.pop(known, None)
             self._set_timer(loop)
-        self._here = loop
+        self.here = loop
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timers[loop] = loop.call_later(self.pause(), self._beat, loop)
@@ -137,8 +138,8 @@ class Heartbeat:
 
     def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timers.pop(loop, None)
-        if self._here is loop:
-            self._here = None
+        if self.here is loop:
+            self.here = None
 
     async def _round_and_again(self) -> None:
         loop = asyncio.get_running_loop()

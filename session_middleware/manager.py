@@ -686,7 +686,10 @@ async def _awaited(call: Callable[[], Any]) -> Any:
 
 
 def _mint() -> tuple[SessionId, str]:
-    return SessionId(secrets.token_urlsafe(16)), secrets.token_urlsafe(16)
+    id_ = secrets.token_urlsafe(16)
+    while id_.startswith("-"):  # a command line would take it for an option
+        id_ = secrets.token_urlsafe(16)
+    return SessionId(id_), secrets.token_urlsafe(16)
 
 
 def _clock(name: str, clock: Callable[[], float]) -> Callable[[], float]:

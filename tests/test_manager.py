@@ -126,6 +126,13 @@ def test_a_created_session_can_be_got_by_its_id(driven: Driven) -> None:
     assert [event.session_id for event in driven.heard("session_user_bound")] == [made.id]
 
 
+def test_an_id_is_never_taken_for_an_option_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = iter(["-" + "a" * 21, "-" + "b" * 21, "c" * 22, "-" + "d" * 21])
+    monkeypatch.setattr("secrets.token_urlsafe", lambda _: next(made))
+
+    assert SessionManager().mint() == ("c" * 22, "-" + "d" * 21)
+
+
 def test_an_empty_session_is_stored_too(driven: Driven) -> None:
     made = driven.create_session()
     assert dict(driven.get_session(made.id)) == {}

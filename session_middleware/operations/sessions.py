@@ -110,7 +110,8 @@ class SessionOperations(OperationsBase):
         """
         held = await self._existing(session) if isinstance(session, str) else session
         now = self._core.clock()
-        request = ActiveRequest(path)
+        request = ActiveRequest()
+        request.path = path
         self._core.activity.enter(request)
         try:
             if held.id is not None:
