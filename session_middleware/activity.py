@@ -70,7 +70,7 @@ class Activity:
         self._open.pop(request, None)
         if request.session_id is not None:
             self._holding.pop(request, None)
-            request.session_id = None
+            request.session_id = request.held = None
 
     def holding(self, session_id: SessionId) -> list[ActiveRequest]:
         """The requests that hold this session, the oldest first. Looks at all that hold any."""

@@ -47,7 +47,6 @@ _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.
 _PHRASES = {429: b"Too many requests for one session", 503: b"Service unavailable, try again in a moment"}
 _SUSPICIOUS = "session_suspicious_activity"
 _OF_REQUESTS = ("request_started", "request_finished")
-_NONE_SERVED: Mapping[str, Session] = {}
 
 
 class Entrance:
@@ -132,7 +131,8 @@ class Exchange(ActiveRequest):
         session: Session = UnreadSession(self._open_now)
         self.session = scope["session"] = session
         served = scope.get("session_middleware")
-        scope["session_middleware"] = {entrance.name: session, **(served or _NONE_SERVED)}
+        ours = {entrance.name: session}
+        scope["session_middleware"] = ours if served is None else {**served, **ours}
 
     # --- from beginning to end ---
 
@@ -150,7 +150,8 @@ class Exchange(ActiveRequest):
             self._report_start()
         failed = True
         try:
-            entrance.heartbeat.ensure()
+            if entrance.heartbeat.is_at_rest:
+                entrance.heartbeat.ensure()
             if (entrance.lifetime.is_closed or entrance.opens_first) and not await self._may_begin():
                 return
             receive, send = self.receive, self._send
@@ -172,6 +173,15 @@ class Exchange(ActiveRequest):
                     unbind_request_context()
                 if observed:
                     self._report_finish()
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Scope, session and request hold each other: apart, they go before garbage is collected.
+
+        A first look may still come, with the scope as it is now.
+        """
+        scope = self.scope = dict(self.scope)
+        del self.session, scope["session"], scope["session_middleware"]
 
     async def _may_begin(self) -> bool:
         """Whether the app is to be called, once that is done which must come first; else it was answered."""
@@ -359,6 +369,7 @@ class Exchange(ActiveRequest):
             return
         manager.activity.hold(self, session, self.now)
         self._bind_context(record)
+        manager.heartbeat.ensure()
         if record.idle_timeout is not None:
             manager.heartbeat.hurry()
 

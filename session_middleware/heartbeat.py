@@ -40,8 +40,7 @@ class Heartbeat:
         self._core = core
         self._operations = operations
         self.interval = interval
-        self.here: asyncio.AbstractEventLoop | None = None
-        """The event loop that was seen to beat last: in this one, `ensure` has nothing to do."""
+        self.here: asyncio.AbstractEventLoop | None = None  # the loop that was seen to beat last
         self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle | None] = {}  # None: a round runs
         self._trio: dict[Any, Any] = {}  # by trio's token of the run: the event that begins a round at once
 
@@ -77,6 +76,16 @@ class Heartbeat:
         return await self._operations.is_still_open(session, now)
 
     # --- when ---
+
+    @property
+    def is_at_rest(self) -> bool:
+        """No event loop is known to beat: a request that enters one lets it begin.
+
+        Else the request does so when it holds its session, or another loop looks after it (the first look
+        may come from a thread). Asking for the running loop costs more than all else that is asked for.
+        """
+        here = self.here
+        return here is None or here.is_closed()
 
     def ensure(self) -> None:
         """Let the rounds go on in the event loop that runs now."""

@@ -195,18 +195,19 @@ async def test_a_page_that_has_nothing_to_renew_writes_nothing(
 async def test_an_eager_socket_is_found_by_a_header_that_no_client_can_bring(eager: Site) -> None:
     await promised(eager)
     names: list[str] = []
+    found: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         names.extend(value.decode() for name, value in scope["headers"] if name.decode() == HEADER)
-        found.append(socket_of(names[0]))
+        socket: Any = socket_of(names[0])
+        found.append(socket.scope["session_middleware"]["session"].id)
         await send({"type": "websocket.accept"})
 
-    found: list[Any] = []
     eager.middleware.app = app
     brought = [*eager.client.scope()["headers"], (HEADER.encode(), b"brought")]
     socket = await eager.client.connect(headers=brought)
     await socket.task
-    assert [one.scope["session_middleware"]["session"].id for one in found] == [socket_id(eager)]
+    assert found == [socket_id(eager)]
     assert (len(names), "brought" in names) == (1, False)
     assert [socket_of(name) for name in (*names, "brought", None)] == [None, None, None]
 

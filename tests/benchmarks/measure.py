@@ -20,7 +20,7 @@ from statistics import median, quantiles
 
 from tests.benchmarks.apps import BARE, CASES, Candidate, Case
 from tests.benchmarks.checks import check, check_still_signed_in, signed_in
-from tests.benchmarks.traffic import Browser, running, serve
+from tests.benchmarks.traffic import Browser, given_up, running, serve
 from tests.benchmarks.wsgi_traffic import WSGIServed
 
 __all__ = ["Effort", "Samples", "Spread", "as_json", "measure", "ratio"]
@@ -142,8 +142,8 @@ def _work(one: _Ready, case: Case, requests: int) -> tuple[Callable[[], Awaitabl
     if isinstance(app, WSGIServed):
         return app.slice_of([scope for own in scopes for scope in own]), requests * len(scopes)
     if len(scopes) == 1:
-        return lambda: serve(app, scopes[0]), requests
-    return lambda: asyncio.gather(*(serve(app, own) for own in scopes)), requests * len(scopes)
+        return lambda: serve(app, given_up(scopes[0])), requests
+    return lambda: asyncio.gather(*(serve(app, given_up(own)) for own in scopes)), requests * len(scopes)
 
 
 @contextmanager

@@ -7,14 +7,28 @@ Reading order: `Browser.scope`, `exchange` (one request, its answer looked at), 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
+from typing import TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["COOKIE", "FOREIGN", "HEADERS", "Answer", "Browser", "exchange", "live", "running", "serve"]
+__all__ = [
+    "COOKIE",
+    "FOREIGN",
+    "HEADERS",
+    "Answer",
+    "Browser",
+    "exchange",
+    "given_up",
+    "live",
+    "running",
+    "serve",
+]
+
+T = TypeVar("T")
 
 COOKIE = "session"
 HEADERS = (
@@ -95,6 +109,12 @@ async def serve(app: ASGIApp, scopes: Iterable[Scope]) -> None:
     """Call *app* with each scope, one after the other; the answers go nowhere."""
     for scope in scopes:
         await app(scope, _receive, _send)
+
+
+def given_up(requests: list[T]) -> Iterator[T]:
+    """Each of them, once, from the end: nobody holds one that was served, as under a server."""
+    while requests:
+        yield requests.pop()
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
-from tests.benchmarks.traffic import live
+from tests.benchmarks.traffic import given_up, live
 
 __all__ = ["WSGIApp", "WSGIServed", "answered", "environ_of"]
 
@@ -67,7 +67,7 @@ class WSGIServed:
         app, environs = self.app, [environ_of(scope) for scope in scopes]
 
         async def work() -> None:  # one coroutine for the whole slice: it never suspends
-            for environ in environs:
+            for environ in given_up(environs):
                 _served(app, environ, _ignored)
 
         return work
