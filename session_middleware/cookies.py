@@ -183,7 +183,9 @@ class CookieCodec:
         for key, header in headers:
             if key == b"cookie":
                 values += _values_after(self._name_is, header)
-        return self._judge(values) if values else _NOTHING
+        if not values:
+            return _NOTHING
+        return (self._known.get(values[0]) if len(values) == 1 else None) or self._judge(values)
 
     def read_text(self, header: str) -> CookieReading:
         """What WSGI's HTTP_COOKIE holds: bytes decoded as latin-1 (PEP 3333)."""

@@ -79,6 +79,7 @@ class Entrance:
         self.activity = manager.activity
         self.reporter = manager.reporter
         self.heartbeat = manager.heartbeat
+        self.clock = manager.clock
         self.lifetime = manager.lifetime
         self.outage = manager.finisher.outage
         self.weak_key = self.codec.weak_key  # None once it was told
@@ -165,21 +166,21 @@ class Exchange(ActiveRequest):
             failed = self.status >= _ERROR
         finally:
             try:
-                if type(self.session) is not UnreadSession:
+                if type(self.session) is not UnreadSession and not self._is_concluded():
                     await self._conclude(failed=failed and not self.disconnected)
             finally:
-                activity.leave(self)
-                if self.context_bound:
-                    unbind_request_context()
-                if observed:
-                    self._report_finish()
-                self._let_go()
+                self._depart(observed=observed)
 
-    def _let_go(self) -> None:
-        """Scope, session and request hold each other: apart, they go before garbage is collected.
+    def _depart(self, *, observed: bool) -> None:
+        """It is over. Scope, session and request held each other: apart, they need no garbage collector.
 
         A first look may still come, with the scope as it is now.
         """
+        self.entrance.activity.leave(self)
+        if self.context_bound:
+            unbind_request_context()
+        if observed:
+            self._report_finish()
         scope = self.scope = dict(self.scope)
         del self.session, scope["session"], scope["session_middleware"]
 
@@ -207,9 +208,13 @@ class Exchange(ActiveRequest):
         await self._refuse(503, problem=problem)
         return True
 
-    async def _conclude(self, *, failed: bool) -> None:
-        """Of a request that looked at its session: save what is left, clean up where nobody else does."""
+    def _is_concluded(self) -> bool:
+        """Whether nothing is left to be done for a request that looked at its session."""
         self.session.life.late = True
+        return self.entrance.lifetime.is_started and is_settled(self.session, self.now)
+
+    async def _conclude(self, *, failed: bool) -> None:
+        """Save what is left, clean up where nobody else does."""
         if not is_settled(self.session, self.now):
             await self._end(failed=failed)
         if not self.entrance.lifetime.is_started:
@@ -317,12 +322,12 @@ class Exchange(ActiveRequest):
 
     def _open_now(self, session: Session) -> None:
         """The first look, over a backend that answers at once."""
-        manager = self.entrance.manager
-        self.now = manager.clock()
+        self.now = self.entrance.clock()
         reading = self._read_cookies()
         if reading.credentials or reading.promises or self.old:
             self.life = run_blocking(self._opened_by(reading))
-            self._note_success("load")
+            if self.entrance.outage.failing is not None:
+                self._note_success("load")
         self._show_opened(session)
 
     def _opened_by(self, reading: CookieReading) -> Coroutine[Any, Any, Life]:
@@ -346,11 +351,14 @@ class Exchange(ActiveRequest):
 
     def _show_opened(self, session: Session) -> None:
         """Fill the session at its first look, and hold it from then on."""
-        self.entrance.performer.fill(session, self._opened(), self.now)
-        session.life.late = self.started
-        if self.entrance.manager.client_facts is not None:
-            session.life.client = self._client_facts
-        session.life.passive = self.entrance.passive is not None and self.entrance.passive(self.scope)
+        entrance = self.entrance
+        entrance.performer.fill(session, self._opened(), self.now)
+        life = session.life
+        life.late = self.started
+        if entrance.manager.client_facts is not None:
+            life.client = self._client_facts
+        if entrance.passive is not None:
+            life.passive = entrance.passive(self.scope)
         self._hold(session)
 
     def _client_facts(self) -> Mapping[str, JsonValue]:
@@ -364,14 +372,14 @@ class Exchange(ActiveRequest):
 
     def _hold(self, session: Session) -> None:
         """The request holds its session from the first look, or from the commit that made it."""
-        manager, record = self.entrance.manager, session.life.record
+        entrance, record = self.entrance, session.life.record
         if record is None or (self.held is not None and self.session_id == record.id):
             return
-        manager.activity.hold(self, session, self.now)
+        entrance.activity.hold(self, session, self.now)
         self._bind_context(record)
-        manager.heartbeat.ensure()
+        entrance.heartbeat.ensure()
         if record.idle_timeout is not None:
-            manager.heartbeat.hurry()
+            entrance.heartbeat.hurry()
 
     def _bind_context(self, record: Record) -> None:
         if self.entrance.manager.log_context and structlog.is_configured():
@@ -397,8 +405,9 @@ class Exchange(ActiveRequest):
         looked = type(self.session) is not UnreadSession
         if looked and (self.status >= _ERROR or not is_settled(self.session, self.now)):
             await self._commit()
-        message = self._with_headers(message)
-        self._life().late = True
+        life = self._life()
+        message = self._with_headers(message, life)
+        life.late = True
         self.started = True
         await self.send(message)
 
@@ -424,8 +433,8 @@ class Exchange(ActiveRequest):
         """Run it to its end although this request may be cancelled; at once where nothing suspends."""
         return operation if self.entrance.immediate else self.entrance.manager.finisher.finish(operation)
 
-    def _with_headers(self, message: Message) -> Message:
-        cookie = self._set_cookie()
+    def _with_headers(self, message: Message, life: Life) -> Message:
+        cookie = self._set_cookie(life) if life.owed is not None or self.entrance.eager else None
         if cookie is None and not self.session.accessed:
             return message
         headers: Headers = list(message.get("headers") or ())
@@ -437,9 +446,9 @@ class Exchange(ActiveRequest):
         vary_by_cookie(headers)
         return {**message, "headers": headers}
 
-    def _set_cookie(self) -> bytes | None:
+    def _set_cookie(self, life: Life) -> bytes | None:
         """The Set-Cookie this response owes, or None."""
-        codec, life = self.entrance.codec, self._life()
+        codec = self.entrance.codec
         owed, life.owed = life.owed, None
         if owed is None:
             return self._promise(life) if self.entrance.eager else None

@@ -79,9 +79,9 @@ class Claims(Protocol):
     """What the cookies of a request claim, once verified. `cookies.CookieReading` is one."""
 
     @property
-    def credentials(self) -> Sequence[tuple[str, str, int]]: ...
+    def credentials(self) -> Sequence[tuple[SessionId, str, int]]: ...
     @property
-    def promises(self) -> Sequence[tuple[str, str, int]]: ...
+    def promises(self) -> Sequence[tuple[SessionId, str, int]]: ...
 
 
 class Performer:
@@ -124,7 +124,11 @@ class Performer:
             claim = credentials[0]
             if self.before_open:
                 await self._write_first(claim[0])
-            opening, suspicion = open_with(claim, await self._load(claim[0], now), now)
+            try:
+                answer = await self.port.load(claim[0], now)
+            except SessionDataError:
+                answer = self._undecodable(claim[0], now)
+            opening, suspicion = open_with(claim, answer, now)
             if type(opening) is not Live:
                 opening = self._judged(claim, opening, suspicion, now)
             return Life(self._policy(), self._manager, opening)
@@ -190,11 +194,12 @@ class Performer:
         try:
             return await self.port.load(SessionId(id_), now)
         except SessionDataError:
-            self._undecodable(id_, now)
-            return Ended("undecodable", 0.0)
+            return self._undecodable(id_, now)
 
-    def _undecodable(self, id_: str | None, now: float) -> None:
+    def _undecodable(self, id_: str | None, now: float) -> Ended:
+        """Report it; what such a session is for a visitor."""
         self._emit(_NOT_RETRIEVED, id_, None, now, reason="undecodable")
+        return Ended("undecodable", 0.0)
 
     def _judged(
         self, claim: tuple[str, str, int], opening: Opening, suspicion: str | None, now: float

@@ -128,9 +128,15 @@ def is_settled(session: Session, now: float) -> bool:
     opening = life.opening
     if type(opening) is Live:
         record = opening.record
-        if opening.promised or opening.admitted != record.generation or record.cycle_due is not None:
+        if (
+            opening.promised
+            or opening.admitted != record.generation
+            or record.cycle_due is not None
+            or record.accepted
+        ):
             return False
-        if record.accepted or _renewal(life, record, None, now) is not None:
+        is_fresh = life.policy.is_fresh(record.deadline, record.idle_timeout, now)
+        if not is_fresh and _renewal(life, record, None, now) is not None:
             return False
     return encode_plainly(session) == life.loaded.packed
 

@@ -139,12 +139,16 @@ class Policy:
         """Seconds without activity after which a session ends; *own* is its `set_expiry`."""
         return self.idle_timeout if own is None else own
 
+    def is_fresh(self, deadline: float, own: float | None, now: float) -> bool:
+        """Whether no renewal is due yet. *own*: the session's `set_expiry`."""
+        idle = self.idle_timeout if own is None else own
+        return deadline - now >= (1.0 - self.renew_after) * idle
+
     def renewal(self, *, deadline: float, limit: float, own: float | None, now: float) -> float | None:
         """The deadline a renewal gives, or None if that is not due yet or gains nothing."""
-        idle = self.idle_timeout if own is None else own
-        if deadline - now >= (1.0 - self.renew_after) * idle:
+        if self.is_fresh(deadline, own, now):
             return None
-        renewed = min(now + idle, limit)
+        renewed = min(now + self.idle(own), limit)
         return renewed if renewed > deadline else None
 
 

@@ -428,8 +428,8 @@ class Session(dict[str, JsonValue]):
     def open(self, life: Life) -> None:
         """Take on *life* and its values. Raises `SessionDataError` if they cannot be decoded."""
         self.life = life
-        if life.record is not None:
-            super().update(decode_values(life.loaded))
+        if type(life.opening) is Live:
+            dict.update(self, decode_values(life.loaded))
 
     def _assign(self, key: str, value: JsonValue) -> None:
         self.mark_modified()
