@@ -47,6 +47,7 @@ async def test_that_of_other_sessions_waits_on(site: Site, engine: Any) -> None:
     await waiting(site, engine)
     await site.visit(page(put(n=1)), site.new_client())
     assert engine.pending == 1
+    await of(engine.flush_all())
 
 
 async def test_a_logout_meanwhile_is_not_undone(site: Site, engine: Any) -> None:

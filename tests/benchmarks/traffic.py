@@ -112,7 +112,8 @@ async def serve(app: ASGIApp, scopes: Iterable[Scope]) -> None:
 
 
 def given_up(requests: list[T]) -> Iterator[T]:
-    """Each of them, once, from the end: nobody holds one that was served, as under a server."""
+    """Each of them, once: nobody holds one that was served, as under a server."""
+    requests.reverse()
     while requests:
         yield requests.pop()
 
