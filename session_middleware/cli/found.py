@@ -21,7 +21,7 @@ from session_middleware.errors import BackendError, ConfigurationError, SessionE
 from session_middleware.finding import manager_serving
 from session_middleware.manager import SessionManager
 
-__all__ = ["common", "found_manager", "manager_of"]
+__all__ = ["common", "existing", "found_manager", "manager_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,7 +54,7 @@ def found_manager(backend: str | None = None, app: str | None = None) -> Session
     if app is not None:
         return manager_of(app)
     if backend is not None:
-        return SessionManager(backend, log=False)
+        return existing("--backend", SessionManager(backend, log=False))
     if os.environ.get("SESSION_BACKEND", "").strip():
         return SessionManager.from_env(log=False)
     table = _table()
@@ -65,6 +65,17 @@ def found_manager(backend: str | None = None, app: str | None = None) -> Session
         "no sessions were found: looked for --app and --backend, the variable SESSION_BACKEND, and "
         f"[tool.{_TABLE}] in {Path.cwd() / _PROJECT}; say which by one of them"
     )
+
+
+def existing(named: str, manager: SessionManager) -> SessionManager:
+    """*manager* again. Raises `ConfigurationError` for a file that is not there: a slip would create it."""
+    path = getattr(manager.backend, "path", None)
+    if path is not None and not Path(path).exists():
+        raise ConfigurationError(
+            f"{named}: there is no file {path}; check the URL (an absolute path has four slashes, "
+            "sqlite:////var/lib/app/sessions.db)"
+        )
+    return manager
 
 
 def manager_of(app: str) -> SessionManager:

@@ -6,14 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
 from session_middleware.backends.base import Port
 from session_middleware.blocking import run_blocking
+from session_middleware.cli.found import existing
 from session_middleware.cli.output import is_table, show_one
-from session_middleware.errors import BackendError, SessionError
+from session_middleware.errors import BackendError, ConfigurationError, SessionError
 from session_middleware.manager import Blocking, SessionManager
 from session_middleware.migration import Comparison, compare, migrate, missing
 
@@ -39,7 +41,8 @@ def migrate_command(source: str, target: str, batch: int, **flags: bool) -> None
     sides differ at the end.
     """
     try:
-        with _opened(source) as one, _opened(target) as other:
+        one, other = _managers(source, target)
+        with one.blocking, other.blocking:
             equal = _migrated(_port(one), _port(other), one, batch, **flags)
     except SessionError as problem:
         click.echo(f"session-middleware: {problem}", err=True)
@@ -48,11 +51,24 @@ def migrate_command(source: str, target: str, batch: int, **flags: bool) -> None
         sys.exit(1)
 
 
-@contextmanager
-def _opened(url: str) -> Iterator[SessionManager]:
-    manager = SessionManager(url, log=False)
-    with manager.blocking:
-        yield manager
+def _managers(source: str, target: str) -> tuple[SessionManager, SessionManager]:
+    """Of both sides. Raises `ConfigurationError` where nothing could be moved, before anything is opened."""
+    managers = SessionManager(source, log=False), SessionManager(target, log=False)
+    for named, manager in zip(("FROM", "TO"), managers, strict=True):
+        if manager.backend.url == "memory://":
+            raise ConfigurationError(
+                f"{named}: memory:// is of the process that uses it, so it is empty here; name another backend"
+            )
+    if _place(managers[0]) == _place(managers[1]):
+        raise ConfigurationError(f"TO: {target} is FROM itself; name another backend")
+    existing("FROM", managers[0])
+    return managers
+
+
+def _place(manager: SessionManager) -> str:
+    """Where its records are, however the URL is written."""
+    path = getattr(manager.backend, "path", None)
+    return manager.backend.url if path is None else str(Path(path).resolve())
 
 
 def _port(manager: SessionManager) -> Port:

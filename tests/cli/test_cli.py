@@ -197,6 +197,12 @@ def test_without_any_manager_the_error_lists_what_was_tried(shell: Shell) -> Non
         assert place in result.stderr
 
 
+def test_a_backend_that_is_not_there_is_refused_and_not_created(shell: Shell, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["list", "--backend", f"sqlite:///{tmp_path}/typo.db"])
+    assert (result.exit_code, "typo.db" in result.stderr) == (4, True)
+    assert not (tmp_path / "typo.db").exists()
+
+
 def test_the_environment_names_the_backend(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     shell.sessions.create_session("ann")
     monkeypatch.setenv("SESSION_BACKEND", shell.url)

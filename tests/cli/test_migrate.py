@@ -209,6 +209,27 @@ def test_a_source_that_is_none_is_an_exit_code(tmp_path: Path) -> None:
     assert command("mysql://x", f"sqlite:///{tmp_path}/to.db").exit_code == 4
 
 
+def test_a_source_that_is_not_there_is_refused_and_not_created(tmp_path: Path) -> None:
+    refused = command(f"sqlite:///{tmp_path}/typo.db", f"sqlite:///{tmp_path}/to.db")
+    assert (refused.exit_code, "typo.db" in refused.stderr) == (4, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_neither_a_source_nor_a_target(tmp_path: Path) -> None:
+    source, target = filled(tmp_path)
+    for arguments, named in (((source, "memory://"), "TO"), (("memory://", target), "FROM")):
+        refused = command(*arguments, "--yes")
+        assert (refused.exit_code, f"{named}: memory://" in refused.stderr) == (4, True)
+
+
+def test_a_backend_does_not_move_to_itself_however_it_is_written(tmp_path: Path) -> None:
+    source, _ = filled(tmp_path)
+    (tmp_path / "link.db").symlink_to(tmp_path / "from.db")
+    for again in (source, f"sqlite:///{tmp_path}/x/../from.db", f"sqlite:///{tmp_path}/link.db"):
+        refused = command(source, again, "--yes")
+        assert (refused.exit_code, "FROM itself" in refused.stderr) == (4, True)
+
+
 def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
     source, target = filled(tmp_path, 3000)
     arguments = [sys.executable, "-m", "session_middleware", "migrate", source, target, "--batch", "5"]
