@@ -57,7 +57,7 @@ def _managers(source: str, target: str) -> tuple[SessionManager, SessionManager]
     for named, manager in zip(("FROM", "TO"), managers, strict=True):
         if manager.backend.url == "memory://":
             raise ConfigurationError(
-                f"{named}: memory:// is of the process that uses it, so it is empty here; name another backend"
+                f"{named}: memory:// lives in the process that uses it; name another backend"
             )
     if _place(managers[0]) == _place(managers[1]):
         raise ConfigurationError(f"TO: {target} is FROM itself; name another backend")
