@@ -57,20 +57,25 @@ class Activity:
         request.number = next(_numbers)
         self._open[request] = None
 
-    def hold(self, request: ActiveRequest, session: Session, now: float) -> None:
-        """*request* looked at this session, now. One that has no id yet is nobody's to hold."""
+    def hold(self, request: ActiveRequest, session: Session, now: float) -> bool:
+        """*request* looked at this session, at *now* (seconds since the epoch). False: it is over already.
+
+        A session that has no id yet is nobody's to hold.
+        """
+        if request not in self._open:
+            return False
         request.held = session
         request.session_id = session.id
         request.since = now
         if request.session_id is not None:
             self._holding[request] = None
+        return True
 
     def leave(self, request: ActiveRequest) -> None:
         """*request* is over."""
         self._open.pop(request, None)
-        if request.session_id is not None:
-            self._holding.pop(request, None)
-            request.session_id = request.held = None
+        self._holding.pop(request, None)
+        request.session_id = request.held = None
 
     def holding(self, session_id: SessionId) -> list[ActiveRequest]:
         """The requests that hold this session, the oldest first. Looks at all that hold any."""

@@ -21,8 +21,6 @@ from session_middleware.sockets import announced
 
 __all__ = ["SessionMiddleware"]
 
-_SERVED = frozenset({"http", "websocket"})
-
 
 class SessionMiddleware(Entrance):
     """Server-side sessions for an ASGI app; a drop-in for Starlette's own `SessionMiddleware`.
@@ -85,7 +83,7 @@ class SessionMiddleware(Entrance):
         kind = scope["type"]
         if kind == "lifespan":
             await _Lifespan(self, receive, send).run(scope)
-        elif kind not in _SERVED or self._is_served(scope):
+        elif kind not in {"http", "websocket"} or self._is_served(scope):
             await self.app(scope, receive, send)
         elif self.eager and kind == "websocket":
             exchange = Exchange(self, scope, receive, send)

@@ -17,6 +17,7 @@ ClientFacts: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, JsonValue]]
 
 _NETWORKS: Final = {4: 24, 6: 48}  # bits that are kept of an address
 _LONGEST: Final = 200  # characters of a user agent
+_LONGEST_ADDRESS: Final = 100  # characters, the name of an interface included; what is longer is none
 
 
 def client_facts_of(option: object) -> ClientFacts | None:
@@ -40,8 +41,7 @@ def client_of(scope: Mapping[str, Any]) -> dict[str, JsonValue]:
     (uvicorn's `--proxy-headers`, Werkzeug's `ProxyFix`).
     """
     facts: dict[str, JsonValue] = {}
-    client = scope.get("client")
-    network = _network_of(client[0]) if client else None
+    network = _network_of(scope.get("client"))
     if network is not None:
         facts["network"] = network
     agent = next((value for name, value in scope["headers"] if name == b"user-agent"), None)
@@ -50,9 +50,15 @@ def client_of(scope: Mapping[str, Any]) -> dict[str, JsonValue]:
     return facts
 
 
-@lru_cache(1024)  # an address takes apart slowly, and comes again
-def _network_of(host: str) -> str | None:
+def _network_of(client: Any) -> str | None:
     """None for what is no address: a socket in the file system, a test client."""
+    host = client[0] if client else None
+    # A proxy may pass on what a visitor wrote: long texts are not remembered.
+    return _network_around(host) if isinstance(host, str) and len(host) <= _LONGEST_ADDRESS else None
+
+
+@lru_cache(1024)  # to take an address apart is slow, and it comes again
+def _network_around(host: str) -> str | None:
     try:
         address = ip_address(host)
     except ValueError:

@@ -183,9 +183,7 @@ class CookieCodec:
         for key, header in headers:
             if key == b"cookie":
                 values += _values_after(self._name_is, header)
-        if not values:
-            return _NOTHING
-        return (self._known.get(values[0]) if len(values) == 1 else None) or self._judge(values)
+        return self._judge(values) if values else _NOTHING
 
     def read_text(self, header: str) -> CookieReading:
         """What WSGI's HTTP_COOKIE holds: bytes decoded as latin-1 (PEP 3333)."""

@@ -153,23 +153,47 @@ class Exchange(ActiveRequest):
         try:
             if entrance.heartbeat.is_at_rest:
                 entrance.heartbeat.ensure()
-            if (entrance.lifetime.is_closed or entrance.opens_first) and not await self._may_begin():
+            if entrance.lifetime.is_closed and not await self._reopens():
                 return
-            receive, send = self.receive, self._send
-            if self.scope["type"] == "websocket":
-                receive, send = self._receive_socket, self._send_socket
-            try:
-                await entrance.app(self.scope, receive, send)
-            except Exception as problem:
-                if not await self._answers_for(problem):
-                    raise
+            if not entrance.opens_first or await self._open_first():
+                await self._call_app()
             failed = self.status >= _ERROR
         finally:
             try:
-                if type(self.session) is not UnreadSession and not self._is_concluded():
+                if type(self.session) is not UnreadSession:
                     await self._conclude(failed=failed and not self.disconnected)
             finally:
                 self._depart(observed=observed)
+
+    async def _reopens(self) -> bool:
+        """Open the backend of a manager that was stopped; False if it cannot be, and that was the answer."""
+        try:
+            await self.entrance.lifetime.open()
+        except BackendError as problem:
+            await self._refuse(503, problem=problem)
+            return False
+        return True
+
+    async def _call_app(self) -> None:
+        receive, send = self.receive, self._send
+        if self.scope["type"] == "websocket":
+            receive, send = self._receive_socket, self._send_socket
+        try:
+            await self.entrance.app(self.scope, receive, send)
+        except Exception as problem:  # whatever the app raises: 503 where it comes from us, else raised again
+            if self.refused:
+                return  # the visitor has our answer, the operator our event
+            if self.started or not isinstance(problem, BackendError | SessionCapacityError):
+                raise
+            await self._refuse(503, problem=problem)
+
+    async def _conclude(self, *, failed: bool) -> None:
+        """Of a request that looked: save what came late; clean up where nobody else does."""
+        self.session.life.late = True
+        if not is_settled(self.session, self.now):
+            await self._end(failed=failed)
+        if not self.entrance.lifetime.is_started:
+            await self._clean_up_now_and_then()
 
     def _depart(self, *, observed: bool) -> None:
         """It is over. Scope, session and request held each other: apart, they need no garbage collector.
@@ -181,44 +205,10 @@ class Exchange(ActiveRequest):
             unbind_request_context()
         if observed:
             self._report_finish()
+        if type(self.session) is not UnreadSession:
+            self.life = None  # it knows how to ask this request for facts of the client
         scope = self.scope = dict(self.scope)
         del self.session, scope["session"], scope["session_middleware"]
-
-    async def _may_begin(self) -> bool:
-        """Whether the app is to be called, once that is done which must come first; else it was answered."""
-        if self.entrance.lifetime.is_closed and not await self._reopens():
-            return False
-        return not self.entrance.opens_first or await self._open_first()
-
-    async def _reopens(self) -> bool:
-        """Open the backend of a manager that was stopped; False if it cannot be, and that was the answer."""
-        try:
-            await self.entrance.lifetime.open()
-        except BackendError as problem:
-            await self._refuse(503, problem=problem)
-            return False
-        return True
-
-    async def _answers_for(self, problem: Exception) -> bool:
-        """Whether what the app raised is ours: then the answer is 503, if there was none yet."""
-        if self.refused:
-            return True  # the visitor has our answer, the operator our event
-        if self.started or not isinstance(problem, BackendError | SessionCapacityError):
-            return False
-        await self._refuse(503, problem=problem)
-        return True
-
-    def _is_concluded(self) -> bool:
-        """Whether nothing is left to be done for a request that looked at its session."""
-        self.session.life.late = True
-        return self.entrance.lifetime.is_started and is_settled(self.session, self.now)
-
-    async def _conclude(self, *, failed: bool) -> None:
-        """Save what is left, clean up where nobody else does."""
-        if not is_settled(self.session, self.now):
-            await self._end(failed=failed)
-        if not self.entrance.lifetime.is_started:
-            await self._clean_up_now_and_then()
 
     async def _end(self, *, failed: bool) -> None:
         """Save what came after the response left, or with no response at all."""
@@ -375,11 +365,16 @@ class Exchange(ActiveRequest):
         entrance, record = self.entrance, session.life.record
         if record is None or (self.held is not None and self.session_id == record.id):
             return
-        entrance.activity.hold(self, session, self.now)
-        self._bind_context(record)
-        entrance.heartbeat.ensure()
+        if entrance.activity.hold(self, session, self.now):  # else it is over, and looked only now
+            self._bind_context(record)
+            self._keep_renewed(record)
+
+    def _keep_renewed(self, record: Record) -> None:
+        """See to it that the session does not idle out while it is held."""
+        heartbeat = self.entrance.heartbeat
+        heartbeat.ensure()
         if record.idle_timeout is not None:
-            entrance.heartbeat.hurry()
+            heartbeat.hurry()
 
     def _bind_context(self, record: Record) -> None:
         if self.entrance.manager.log_context and structlog.is_configured():
@@ -393,6 +388,7 @@ class Exchange(ActiveRequest):
             return _dropped() if self.refused else self.send(message)
         if type(self.session) is not UnreadSession or self.entrance.eager or self.refused:
             return self._start(message)
+        # As `_start` for a session nobody looked at, without its coroutine: most requests come here.
         self.status = message.get("status", _ACCEPTED)
         self.started = True
         return self.send(message)
@@ -405,9 +401,10 @@ class Exchange(ActiveRequest):
         looked = type(self.session) is not UnreadSession
         if looked and (self.status >= _ERROR or not is_settled(self.session, self.now)):
             await self._commit()
-        life = self._life()
-        message = self._with_headers(message, life)
-        life.late = True
+        if looked or self.entrance.eager:
+            life = self._life()
+            message = self._with_headers(message, life)
+            life.late = True
         self.started = True
         await self.send(message)
 

@@ -124,7 +124,7 @@ class Performer:
             claim = credentials[0]
             if self.before_open:
                 await self._write_first(claim[0])
-            try:
+            try:  # as `_load`, without its coroutine: nearly every look at a session comes here
                 answer = await self.port.load(claim[0], now)
             except SessionDataError:
                 answer = self._undecodable(claim[0], now)

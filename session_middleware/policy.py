@@ -140,7 +140,10 @@ class Policy:
         return self.idle_timeout if own is None else own
 
     def is_fresh(self, deadline: float, own: float | None, now: float) -> bool:
-        """Whether no renewal is due yet. *own*: the session's `set_expiry`."""
+        """Whether no renewal is due yet.
+
+        *deadline* and *now*: seconds since the epoch. *own*: the session's `set_expiry`, None: the policy's.
+        """
         idle = self.idle_timeout if own is None else own
         return deadline - now >= (1.0 - self.renew_after) * idle
 

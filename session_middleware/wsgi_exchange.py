@@ -177,7 +177,9 @@ class PlainExchange(Exchange):
     def _bind_context(self, record: Record) -> None:
         self.bound = record
         super()._bind_context(record)
-        if record.idle_timeout is not None:
+
+    def _keep_renewed(self, record: Record) -> None:
+        if record.idle_timeout is not None:  # the housekeeper has its own thread: no event loop is asked for
             self.entrance.housekeeper.hurry()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from session_middleware import ConfigurationError, SessionManager
-from session_middleware.client import client_of
+from session_middleware.client import _network_around, client_of
 
 
 def scope(client: Any = None, agent: bytes | None = None) -> dict[str, Any]:
@@ -30,10 +30,16 @@ def test_an_address_is_cut_to_its_network(address: str, network: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "client", [None, (), ("testclient", 5), ("", 0), ("unix:", None), ("1.2.3", 1), (None, 1)]
+    "client", [None, (), ("testclient", 5), ("", 0), ("unix:", None), ("1.2.3", 1), (None, 1), ([1], 1)]
 )
 def test_what_is_no_address_is_left_out(client: Any) -> None:
     assert client_of(scope(client)) == {}
+
+
+def test_what_a_proxy_passes_on_is_not_remembered_however_long_it_is() -> None:
+    remembered = _network_around.cache_info().currsize
+    assert client_of(scope(("x" * 60_000, 5))) == {}
+    assert _network_around.cache_info().currsize == remembered
 
 
 def test_a_user_agent_is_cut_and_has_no_control_characters() -> None:

@@ -21,7 +21,7 @@ from session_middleware.errors import BackendError, ConfigurationError, SessionE
 from session_middleware.finding import manager_serving
 from session_middleware.manager import SessionManager
 
-__all__ = ["common", "existing", "found_manager", "manager_of"]
+__all__ = ["common", "existing", "file_of", "found_manager", "manager_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,14 +68,23 @@ def found_manager(backend: str | None = None, app: str | None = None) -> Session
 
 
 def existing(named: str, manager: SessionManager) -> SessionManager:
-    """*manager* again. Raises `ConfigurationError` for a file that is not there: a slip would create it."""
-    path = getattr(manager.backend, "path", None)
-    if path is not None and not Path(path).exists():
+    """*manager* again. Raises `ConfigurationError` for a file that is not there: a slip would create it.
+
+    *named*: by which argument, for the message.
+    """
+    path = file_of(manager)
+    if path is not None and not path.exists():
         raise ConfigurationError(
             f"{named}: there is no file {path}; check the URL (an absolute path has four slashes, "
             "sqlite:////var/lib/app/sessions.db)"
         )
     return manager
+
+
+def file_of(manager: SessionManager) -> Path | None:
+    """The file its sessions are in, symbolic links followed; None where they are in no file."""
+    path = getattr(manager.backend, "path", None)
+    return None if path is None else Path(path).resolve()
 
 
 def manager_of(app: str) -> SessionManager:

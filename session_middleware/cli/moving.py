@@ -6,14 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
 
 from session_middleware.backends.base import Port
 from session_middleware.blocking import run_blocking
-from session_middleware.cli.found import existing
+from session_middleware.cli.found import existing, file_of
 from session_middleware.cli.output import is_table, show_one
 from session_middleware.errors import BackendError, ConfigurationError, SessionError
 from session_middleware.manager import Blocking, SessionManager
@@ -67,8 +66,7 @@ def _managers(source: str, target: str) -> tuple[SessionManager, SessionManager]
 
 def _place(manager: SessionManager) -> str:
     """Where its records are, however the URL is written."""
-    path = getattr(manager.backend, "path", None)
-    return manager.backend.url if path is None else str(Path(path).resolve())
+    return str(file_of(manager) or manager.backend.url)
 
 
 def _port(manager: SessionManager) -> Port:
