@@ -285,18 +285,17 @@ class Exchange(ActiveRequest):
         """Count it among the requests of its session, looked at or not; False if that are too many."""
         manager = self.entrance.manager
         limit = manager.max_requests_per_session
-        if not await self._comes_in_time(record):
-            return False
-        if limit is None:
-            return True
-        active = len(manager.activity.holding(record.id))
-        if active >= limit:
+        active = 0 if limit is None else len(manager.activity.holding(record.id))
+        if limit is not None and active >= limit:  # first: what is refused does not count for the rate
             await self._refuse(429, active=active, limit=limit)
             return False
-        counted = Session()
-        counted.life = Life(manager.policy, manager, Live(record, record.generation))
-        manager.activity.hold(self, counted, self.now)
-        self.held = None  # until it looks, it renews nothing
+        if not await self._comes_in_time(record):
+            return False
+        if limit is not None:
+            counted = Session()
+            counted.life = Life(manager.policy, manager, Live(record, record.generation))
+            manager.activity.hold(self, counted, self.now)
+            self.held = None  # until it looks, it renews nothing
         return True
 
     async def _comes_in_time(self, record: Record) -> bool:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import msgspec
 
 from session_middleware.backends.base import Port
-from session_middleware.backends.capabilities import Counting, Iterating, Position, Salvaging
+from session_middleware.backends.capabilities import Counting, Iterating, Page, Position, Salvaging
 from session_middleware.errors import ConfigurationError, SessionDataError
-from session_middleware.record import EXISTS, Ended, Record
+from session_middleware.record import EXISTS, Ended, Record, SessionId
 from session_middleware.where import Where
 
 __all__ = ["Comparison", "Migrated", "compare", "migrate", "missing"]
@@ -34,6 +34,7 @@ class Migrated(NamedTuple):
     unchanged: int = 0
     newer: int = 0  # changed in the target since: left as they are there
     ended: int = 0  # in the target, because they have ended in the source
+    unreadable: int = 0  # in the source, and left there: `recover_session` them first
 
 
 class Comparison(NamedTuple):
@@ -66,10 +67,12 @@ async def migrate(
     May be stopped at any moment and run again. Raises `ConfigurationError` where a backend cannot do this.
     """
     done, seen = dict.fromkeys(Migrated._fields, 0), 0
-    async for record in _all_of(source, now, batch):
-        done[await _carry(record, target, now())] += 1
-        seen += 1
-        progress(seen)
+    async for page in _pages(source, now, batch):
+        done["unreadable"] += len(page.unreadable)
+        for record in page.records:
+            done[await _carry(record, target, now())] += 1
+            seen += 1
+            progress(seen)
     if end_missing:
         async for record in missing(source, target, now, batch=batch):
             answer = await source.load(record.id, now())
@@ -83,8 +86,16 @@ async def missing(
 ) -> AsyncIterator[Record]:
     """The sessions of the target that the source does not have, or not any more."""
     async for record in _all_of(target, now, batch):
-        if not isinstance(await source.load(record.id, now()), Record):
+        if not await _is_there(source, record.id, now()):
             yield record
+
+
+async def _is_there(port: Port, id_: SessionId, now: float) -> bool:
+    """Whether it is live; a damaged one may be."""
+    try:
+        return isinstance(await port.load(id_, now), Record)
+    except SessionDataError:
+        return True
 
 
 async def compare(source: Port, target: Port, now: Callable[[], float], *, batch: int = 200) -> Comparison:
@@ -99,16 +110,26 @@ async def compare(source: Port, target: Port, now: Callable[[], float], *, batch
 
 async def _carry(record: Record, target: Port, now: float) -> str:
     """What became of it: a field of `Migrated`."""
-    there = await target.load(record.id, now)
+    try:
+        there = await target.load(record.id, now)
+    except SessionDataError:  # damaged there
+        return "updated" if await _replace(record, target, now) else "newer"
     if isinstance(there, Ended):
         return "newer"  # ended there: a copy would bring it back
     if there is None:
         return "newer" if await target.create(record, now) is EXISTS else "copied"
-    if there == record:
+    if _are_equal(there, record):
         return "unchanged"
     if there.version >= record.version:
         return "newer"
     return "updated" if await _replace(record, target, now) else "newer"
+
+
+def _are_equal(one: Record, other: Record) -> bool:
+    try:
+        return one == other
+    except SessionDataError:  # their values cannot be decoded: bytes are still bytes
+        return _hash_of(one) == _hash_of(other)
 
 
 async def _replace(record: Record, target: Port, now: float) -> bool:
@@ -124,6 +145,12 @@ async def _replace(record: Record, target: Port, now: float) -> bool:
 
 
 async def _all_of(port: Port, now: Callable[[], float], batch: int) -> AsyncIterator[Record]:
+    async for page in _pages(port, now, batch):
+        for record in page.records:
+            yield record
+
+
+async def _pages(port: Port, now: Callable[[], float], batch: int) -> AsyncIterator[Page]:
     if not isinstance(port, Iterating):
         raise ConfigurationError(
             "backend: it cannot list its sessions, so they cannot be moved; use one that can"
@@ -131,8 +158,7 @@ async def _all_of(port: Port, now: Callable[[], float], batch: int) -> AsyncIter
     after: Position | None = None
     while True:
         page = await port.find(Where(), now(), limit=batch, after=after)
-        for record in page.records:
-            yield record
+        yield page
         after = page.after
         if after is None:
             return

@@ -300,7 +300,18 @@ def test_all_sessions_of_a_user_but_one_can_be_ended(driven: Driven) -> None:
     assert all(driven.get_session(session.id) is None for session in others)
     assert driven.get_session(foreign.id) is not None
     assert driven.delete_user_sessions(3, keep=(kept.id,)) == 0
+    assert driven.delete_user_sessions(3, keep=kept.id) == 0
     assert {event.fields["reason"] for event in driven.heard("session_deleted")} == {"revoked"}
+
+
+def test_a_session_to_keep_stands_for_itself_not_for_its_keys(driven: Driven) -> None:
+    kept, other = [driven.create_session(user_id=3, data={"n": 1}) for _ in range(2)]
+    assert driven.delete_user_sessions(3, keep=kept) == 1
+    assert driven.get_session(kept.id) is not None
+    assert driven.get_session(other.id) is None
+    with pytest.raises(ConfigurationError, match="keep: found int"):
+        driven.delete_user_sessions(3, keep=[kept, 5])
+    assert driven.get_session(kept.id) is not None
 
 
 def test_count_leaves_out_what_has_expired(driven: Driven) -> None:

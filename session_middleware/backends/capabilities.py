@@ -98,10 +98,14 @@ class Position(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Some of the sessions that were asked for. `after` is where to go on; None: those were the last."""
+    """Some of the sessions that were asked for. `after` is where to go on; None: those were the last.
+
+    `unreadable`: those that lie among them and cannot be read, whether or not they match.
+    """
 
     records: Sequence[Record]
     after: Position | None
+    unreadable: Sequence[SessionId] = ()
 
 
 @runtime_checkable
@@ -113,14 +117,17 @@ class Iterating(Protocol):
 
         Begins below *after*. Fewer than *limit*, even none, do not mean that no more follow: a call looks at
         a bounded number of sessions, so that others do not wait for long. Whoever goes on until `after` is
-        None sees each session that was live and matched throughout exactly once. A record that cannot be
-        read is left out.
+        None sees each session that was live and matched throughout exactly once. Of a record that cannot be
+        read only the id is told.
         """
 
     async def end_found(
         self, ids: Sequence[SessionId], where: Where, now: float, reason: str, *, by: str | None = None
     ) -> Sequence[EndedRecord]:
-        """End those of *ids* that are live and still match, at one moment; which ones were ended."""
+        """End those of *ids* that are live and still match, at one moment; which ones were ended.
+
+        One that cannot be read matches only where nothing is asked.
+        """
 
 
 @runtime_checkable

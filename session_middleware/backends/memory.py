@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from math import inf
 from threading import Lock
 
 from session_middleware.backends.base import (
@@ -378,6 +379,8 @@ class _Expiry:
         self.filed = 0
 
     def add(self, id_: SessionId, deadline: float) -> None:
+        if deadline == inf:
+            return
         slot = int(deadline // self._SLOT) + 1  # when this slot begins, the deadline has passed
         if slot not in self._slots:
             self._slots[slot] = []

@@ -67,6 +67,7 @@ __all__ = [
     "first_bucket",
     "list_user",
     "load",
+    "moment",
     "record_of",
     "release_lease",
     "renew_lease",
@@ -448,23 +449,27 @@ def _noted(execute: Execute, rows: Sequence[Sequence[Any]], said: Epoch, now: fl
 
 def _removed(row: Sequence[Any], said: Epoch, now: float) -> tuple[Record, Ended]:
     id_, user_id, created_at, deadline, limit, retained_until = row
-    if not isinstance(created_at, float):  # a damaged row goes in its time as well
-        created_at = now
+    created_at = moment(created_at, now)  # a damaged row goes in its time as well
     times = Record(
         id=id_,
         secret="",
         generation=0,
         created_at=created_at,
-        deadline=deadline,
-        limit=limit,
+        deadline=moment(deadline, math.inf),
+        limit=moment(limit, math.inf),
         last_seen_at=created_at,
-        retained_until=retained_until,
-        user_id=user_id,
+        retained_until=None if retained_until is None else moment(retained_until, math.inf),
+        user_id=user_id if isinstance(user_id, str) else None,
     )
     ended = ending_of(times, said, now)
     if ended is None:
         raise RuntimeError("a live session was about to be removed")  # the transaction is rolled back
     return times, ended
+
+
+def moment(stored: object, otherwise: float) -> float:
+    """A time as it is stored, or *otherwise* where that is none."""
+    return stored if isinstance(stored, float) else otherwise
 
 
 # --- every session created before a moment -----------------------------------------------------------

@@ -26,7 +26,11 @@ class Sums:
         self._bounds = [now - age for age in ages]
         columns = ["status", "count(*)", "sum(created_at)", "min(created_at)", "max(created_at)"]
         columns += ["sum(created_at>?)"] * len(ages)
-        self._select = f"SELECT {','.join(columns)} FROM session WHERE +created_at>={_EPOCH} AND"  # noqa: S608  (names)
+        # Whatever is no number is greater than each number: a damaged row does not tell its age.
+        self._select = (
+            f"SELECT {','.join(columns)} FROM session"  # noqa: S608  (names)
+            f" WHERE +created_at>={_EPOCH} AND +created_at<9e999 AND"
+        )
         self._after: int | None = None  # the last bucket that was added up
         self._sessions = 0
         self._created = 0.0
@@ -64,7 +68,7 @@ class Sums:
             self._oldest = oldest if self._oldest is None else min(self._oldest, oldest)
             self._newest = newest if self._newest is None else max(self._newest, newest)
             self._younger = [sum(pair) for pair in zip(self._younger, younger, strict=True)]
-            if status is not None:
+            if isinstance(status, str):
                 self._statuses[status] += number
 
     def _age(self, created_at: float | None) -> float | None:

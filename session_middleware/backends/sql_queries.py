@@ -16,14 +16,16 @@ from session_middleware.backends.base import EndedRecord
 from session_middleware.backends.capabilities import Page, Position
 from session_middleware.backends.sql import (
     _EPOCH,
+    _HEADER,
     _LIVE,
     _SELECT,
     _SQLITE_PARAMETERS,
     Execute,
     _note,
     _readable,
+    moment,
 )
-from session_middleware.record import Ended, Record, SessionId
+from session_middleware.record import Ended, SessionId
 from session_middleware.where import Where
 
 __all__ = ["end_found", "find"]
@@ -31,7 +33,7 @@ __all__ = ["end_found", "find"]
 _SEEN_AT_ONCE = 1000  # rows of one window
 _TOP: Final = Position(math.inf, SessionId(""))
 _BOTTOM: Final = Position(-math.inf, SessionId(""))
-_ID_AT, _CREATED_AT = 0, 2  # in a row of `_SELECT`
+_ID_AT, _CREATED_AT, _USER_AT = (_HEADER.index(name) for name in ("id", "created_at", "user_id"))
 _NEWEST_FIRST = "ORDER BY created_at DESC, id DESC"
 
 _Terms: TypeAlias = tuple[str, tuple[Any, ...]]
@@ -57,7 +59,13 @@ def find(execute: Execute, where: Where, now: float, limit: int, after: Position
     end = _end_of_window(execute, walk, top, bottom)
     rows = _rows_between(execute, walk, top, end or bottom, _also(where, now), limit)
     more = _position_of(rows[-1]) if len(rows) == limit else end
-    return Page(_matching(rows, where), more)
+    return _page(rows, where, more)
+
+
+def _page(rows: Sequence[Sequence[Any]], where: Where, more: Position | None) -> Page:
+    records = [_readable(row) for row in rows]
+    damaged = [row[_ID_AT] for row, record in zip(rows, records, strict=True) if record is None]
+    return Page([one for one in records if one is not None and where.matches(one)], more, damaged)
 
 
 def _walk_of(where: Where) -> _Walk:
@@ -107,24 +115,22 @@ def _position_of(row: Sequence[Any]) -> Position:
     return Position(row[_CREATED_AT], row[_ID_AT])
 
 
-def _matching(rows: Sequence[Sequence[Any]], where: Where) -> list[Record]:
-    records = [record for row in rows if (record := _readable(row)) is not None]
-    return [record for record in records if where.matches(record)]
-
-
 def _find_ids(execute: Execute, where: Where, now: float, limit: int, top: Position) -> Page:
     """A page of those that are named: they are looked up and sorted, so each page costs as many look-ups."""
     ids = sorted(where.ids or ())
     places: list[Position] = []
     for start in range(0, len(ids), _SQLITE_PARAMETERS):
         some = ids[start : start + _SQLITE_PARAMETERS]
-        rows = execute(f"SELECT created_at, id FROM session WHERE id IN ({_marks(some)})", some)  # noqa: S608  (question marks)
+        rows = execute(
+            f"SELECT created_at, id FROM session WHERE id IN ({_marks(some)}) AND typeof(created_at)='real'",  # noqa: S608  (question marks)
+            some,
+        )
         places += [Position(*row) for row in rows.fetchall()]
     below = sorted((place for place in places if place < top), reverse=True)
     wanted = [place.id for place in below[: min(limit, _SQLITE_PARAMETERS)]]
     found = _live(execute, wanted, now)
     more = below[len(wanted) - 1] if len(wanted) < len(below) else None
-    return Page(_matching(sorted(found, key=_position_of, reverse=True), where), more)
+    return _page(sorted(found, key=_position_of, reverse=True), where, more)
 
 
 def _live(execute: Execute, ids: Sequence[SessionId], now: float) -> list[Sequence[Any]]:
@@ -139,12 +145,25 @@ def end_found(
     execute: Execute, ids: Sequence[SessionId], where: Where, now: float, reason: str, by: str | None
 ) -> list[EndedRecord]:
     """See `Iterating.end_found`. All of them at one moment."""
-    ended: list[Record] = []
+    ended: list[EndedRecord] = []
     for start in range(0, len(ids), _SQLITE_PARAMETERS - 1):
         some = ids[start : start + _SQLITE_PARAMETERS - 1]
-        ended += _matching(_live(execute, some, now), where)
-    for record in ended:
-        execute("DELETE FROM session WHERE id=?", (record.id,))
+        rows = _live(execute, some, now)
+        ended += [_ended_row(row, reason, now) for row in rows if where.is_empty or _matches(row, where)]
+    for one in ended:
+        execute("DELETE FROM session WHERE id=?", (one.id,))
     if ended:
-        _note(execute, [(record.id, Ended(reason, now, by)) for record in ended], now)
-    return [EndedRecord(record.id, record.user_id, reason, record.created_at) for record in ended]
+        _note(execute, [(one.id, Ended(reason, now, by)) for one in ended], now)
+    return ended
+
+
+def _matches(row: Sequence[Any], where: Where) -> bool:
+    record = _readable(row)
+    return record is not None and where.matches(record)
+
+
+def _ended_row(row: Sequence[Any], reason: str, now: float) -> EndedRecord:
+    user = row[_USER_AT]
+    return EndedRecord(
+        row[_ID_AT], user if isinstance(user, str) else None, reason, moment(row[_CREATED_AT], now)
+    )

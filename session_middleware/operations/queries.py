@@ -12,7 +12,7 @@ from session_middleware.backends.base import Port
 from session_middleware.backends.capabilities import Iterating, Position
 from session_middleware.errors import ConfigurationError, SessionNotFoundError
 from session_middleware.jobs import progress_of, results_of
-from session_middleware.operations.base import OperationsBase
+from session_middleware.operations.base import OperationsBase, shown
 from session_middleware.policy import flag
 from session_middleware.record import Ended, Record, SessionId
 from session_middleware.session import Session
@@ -44,7 +44,7 @@ class QueryOperations(OperationsBase):
 
         *conditions* are fields of `Where`. For the next page pass the last session as *after*, or its id as
         long as it is live (else `SessionNotFoundError`). Pages do not shift when sessions begin or end. A
-        session that cannot be decoded is left out.
+        session that cannot be decoded is left out, and reported.
         """
         wanted, most = where_of(where, conditions), _checked_limit(limit)
         walk = self._walk(wanted, most, await self._position(after))
@@ -115,7 +115,7 @@ class QueryOperations(OperationsBase):
     def _walk(self, where: Where, limit: int, after: Position | None = None) -> _Walk:
         if not isinstance(self._port, Iterating):
             raise self._lacks("find sessions by conditions")
-        return _Walk(self._port, self._port, self._core.clock, where, limit, after)
+        return _Walk(self._port, self._port, self._core.clock, where, limit, after, self._tell_of_unreadable)
 
     async def _number_of(self, where: Where) -> int:
         walk, number = self._walk(where, _COUNTED_AT_ONCE), 0
@@ -129,6 +129,7 @@ class QueryOperations(OperationsBase):
         walk, ended = self._walk(where, _BATCH), 0
         while (records := await walk.on()) is not None:
             ids = [record.id for record in records if spared is None or not spared(record)]
+            ids += walk.unreadable if where.is_empty else ()
             some = await walk.port.end_found(ids, where, walk.now, reason, by=by) if ids else ()
             for one in some:
                 self._emit("session_deleted", one.id, one.user_id, walk.now, reason=reason)
@@ -136,6 +137,10 @@ class QueryOperations(OperationsBase):
             if some and not self._port.immediate:
                 await self._port.wait(_PAUSE)
         return ended
+
+    def _tell_of_unreadable(self, ids: Sequence[SessionId], now: float) -> None:
+        for id_ in ids:
+            self._emit("session_data_retrieval_failed", shown(id_), None, now, reason="undecodable")
 
     async def _position(self, after: After) -> Position | None:
         match after:
@@ -172,6 +177,7 @@ class _Walk:
         where: Where,
         limit: int,
         after: Position | None,
+        tell: Callable[[Sequence[SessionId], float], None],
     ) -> None:
         self.port = port
         self.now = clock()
@@ -180,6 +186,8 @@ class _Walk:
         self._where = where
         self._limit = limit
         self._after = after
+        self._tell = tell
+        self.unreadable: Sequence[SessionId] = ()  # of the last step
         self._state: Literal["new", "under way", "done"] = "new"
 
     async def on(self) -> Sequence[Record] | None:
@@ -192,6 +200,8 @@ class _Walk:
         page = await self.port.find(self._where, self.now, limit=self._limit, after=self._after)
         self._after = page.after
         self._state = "done" if page.after is None else "under way"
+        self.unreadable = page.unreadable
+        self._tell(page.unreadable, self.now)
         # What remembers another package's cookie is no session: ended, it would let that cookie in again.
         return [record for record in page.records if record.secret]
 

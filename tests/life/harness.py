@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from session_middleware import SessionManager, SessionMiddleware, WSGISessionMiddleware
 from session_middleware.backends.base import Backend, Colour, EndedRecord, LoadAnswer, Port
-from session_middleware.backends.capabilities import Admitted, Capped, Caps
+from session_middleware.backends.capabilities import Admitted, Capped, Caps, Iterating, Page, Position
 from session_middleware.blocking import run_blocking
 from session_middleware.cookies import Credential
 from session_middleware.errors import BackendError, SessionCapacityError
@@ -34,6 +34,7 @@ from session_middleware.perform import Performer
 from session_middleware.record import CREATED, Committed, CreateResult, Delta, Record, Refused, SessionId
 from session_middleware.session import Life, Session, SetCookie, UnreadSession
 from session_middleware.testing.clock import ManualClock
+from session_middleware.where import Where
 
 __all__ = [
     "ABSOLUTE",
@@ -648,6 +649,19 @@ class SpyPort:
 
     async def shrink(self, now: float, caps: Caps, limit: int) -> Admitted[None]:
         return await self._capped.shrink(now, caps, limit)
+
+    async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:
+        return await self._iterating.find(where, now, limit=limit, after=after)
+
+    async def end_found(
+        self, ids: Sequence[SessionId], where: Where, now: float, reason: str, *, by: str | None = None
+    ) -> Sequence[EndedRecord]:
+        return await self._iterating.end_found(ids, where, now, reason, by=by)
+
+    @property
+    def _iterating(self) -> Iterating:
+        assert isinstance(self.inner, Iterating)
+        return self.inner
 
     @property
     def _capped(self) -> Capped:

@@ -6,8 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from session_middleware import ConfigurationError, SessionManager
+from session_middleware import ConfigurationError, SessionManager, SessionMiddleware
 from session_middleware.rates import RateLimit
 from session_middleware.testing.clock import ManualClock
 from tests.life.harness import Browser, Site
@@ -76,6 +82,41 @@ def test_a_refused_request_is_no_activity(make_site: MakeSite) -> None:
     site.clock.advance(900)
     assert browser.visit().status == 429
     assert site.record(browser.id) == before
+
+
+@in_requests
+def test_what_is_refused_as_one_too_many_at_once_does_not_count(make_site: MakeSite) -> None:
+    site = make_site(rate_limit="2/minute", max_requests_per_session=1)
+    browser = known(site)
+    held = browser.begin(looks=False)
+    assert [browser.twin().visit().status for _ in range(3)] == [429] * 3
+    held.respond()
+    held.end()
+    assert [browser.visit().status for _ in range(2)] == [200, 429]
+
+
+def test_a_websocket_too_many_is_closed_before_the_app_sees_it() -> None:
+    clock, opened = ManualClock(), []
+
+    async def talk(socket: WebSocket) -> None:
+        opened.append(socket.session["n"])
+        await socket.accept()
+        await socket.close()
+
+    async def begin(request: Request) -> Response:
+        request.session["n"] = 1
+        return Response()
+
+    app = Starlette(routes=[Route("/", begin), WebSocketRoute("/talk", talk)])
+    options: Any = {"rate_limit": "2/minute", "clock": clock, "secret_key": "k" * 32, "log": False}
+    client = TestClient(SessionMiddleware(app, **options))
+    client.get("/")
+    for _ in range(2):
+        with client.websocket_connect("/talk"):
+            pass
+    with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect("/talk"):
+        pass
+    assert (refused.value.code, opened) == (1013, [1, 1])
 
 
 @pytest.mark.parametrize("wrong", ["", "often", "5", "5/fortnight", 5, "0/x;1/minute"])

@@ -42,6 +42,7 @@ from session_middleware import (
     SessionMiddleware,
     SessionNotFoundError,
     SQLiteBackend,
+    Where,
     WrongProcess,
     get_session_manager,
     initialize_session_manager,
@@ -58,7 +59,9 @@ from session_middleware.fastapi import (
     session_dependency,
     typed_dependency,
 )
+from session_middleware.progress import progress_events
 from session_middleware.typed import bind_model
+from session_middleware.values import JsonValue
 
 
 class StructShop(msgspec.Struct):
@@ -142,6 +145,45 @@ async def operate(manager: SessionManager) -> None:
         async with manager.track_request("id") as held:
             assert_type(held, Session)
     assert_type(await manager.stop(timeout=5), bool)
+
+
+async def operate_on_many(manager: SessionManager) -> None:
+    assert_type(await manager.get_sessions(Where(user_id=7), limit=5, after="id"), list[Session])
+    assert_type(await manager.get_sessions(status="failed"), list[Session])
+    assert_type(await manager.get_sessions_info(), list[dict[str, JsonValue]])
+    assert_type(await manager.end_sessions(network="192.0.2.0/24", dry_run=False, by="ops"), int)
+    assert_type(await manager.delete_all(confirm=True), int)
+    assert_type(await manager.cleanup(older_than=timedelta(days=1)), int)
+    assert_type(await manager.cleanup_inactive(30), int)
+    assert_type(await manager.bulk_update(["id"], lambda session: session.clear()), int)
+    assert_type(await manager.get_statistics(), dict[str, Any])
+    assert_type(await manager.get_health(), dict[str, Any])
+    assert_type(await manager.get_stuck_sessions(), list[Session])
+    assert_type(await manager.export_user(7), dict[str, JsonValue])
+    assert_type(await manager.erase_user("ada"), int)
+    assert_type(await manager.delete_user_sessions("ada", keep="id"), int)
+    await manager.end_all_before(0.0, reason="key leaked", by="ops")
+    await manager.reconfigure(idle_timeout=60.0, max_sessions=None)
+
+
+async def operate_on_one(manager: SessionManager) -> None:
+    assert_type(await manager.recover_session("id"), Session | None)
+    ended = await manager.why_ended("id")
+    assert_type(
+        None if ended is None else (ended.reason, ended.at, ended.by), tuple[str, float, str | None] | None
+    )
+    async with manager.transaction("id", timeout=5) as alone:
+        assert_type(alone, Session)
+    assert_type(await manager.transact("id", len, attempts=3), int)
+    assert_type(await manager.with_session_lock("id", len), int)
+    await manager.set_status("id", "processing")
+    await manager.set_progress("id", 1, 2, "half")
+    await manager.put_item("id", 1, {"a": [1]})
+    await manager.set_items("id", {1: "a"})
+    await manager.fail("id", "no paper")
+    await manager.complete("id")
+    async for event in progress_events(manager, "id"):
+        assert_type(event, bytes)
 
 
 def observe(manager: SessionManager) -> None:
