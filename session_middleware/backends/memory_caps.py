@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from threading import Lock
 from typing import TypeAlias
 
@@ -102,7 +103,7 @@ class MemoryCaps:
             self._check_open()
             of_user: list[EndedRecord] = []
             if caps.per_user is not None and not caps.reject:
-                of_user = self._evict(self._beyond(caps.per_user, now)[:limit], now)
+                of_user = self._evict(list(islice(self._beyond(caps.per_user, now), limit)), now)
             short = 0 if caps.total is None else min(limit, len(self._records) - caps.total)
             others = self._expired_first(short, now)
             lowest = self._lowest(short - len(others), _HIGHEST, caps.held, (), whole=False) or ()
@@ -123,9 +124,9 @@ class MemoryCaps:
         live = [record for record in records if self._lives(record, now)]
         return sorted(live, key=lambda record: (record.created_at, record.id))
 
-    def _beyond(self, most: int, now: float) -> list[Record]:
-        crowds = [user for user, ids in self._users.items() if len(ids) > most]
-        return [record for user in crowds for record in self._live_of(user, now)[:-most]]
+    def _beyond(self, most: int, now: float) -> Iterator[Record]:
+        crowds = (user for user, ids in self._users.items() if len(ids) > most)
+        return (record for user in crowds for record in self._live_of(user, now)[:-most])
 
     def _expired_first(self, number: int, now: float) -> list[EndedRecord]:
         ended = self._remove_expired(now, number)

@@ -97,7 +97,7 @@ def commit_within(
 
 def shrink(execute: Execute, now: float, caps: Caps, limit: int) -> Admitted[None]:
     """See `Capped.shrink`."""
-    of_user = [] if caps.per_user is None or caps.reject else _beyond(execute, caps.per_user, now)[:limit]
+    of_user = [] if caps.per_user is None or caps.reject else _beyond(execute, caps.per_user, now, limit)
     _evict(execute, of_user, now)
     short = 0 if caps.total is None else min(limit, _total(execute) - caps.total)
     expired = _expired_first(execute, short, now)
@@ -140,14 +140,14 @@ def _too_many_of(
     return [EndedRecord(id_, user, EVICTED, created_at) for id_, created_at in rows[:most]]
 
 
-def _beyond(execute: Execute, most: int, now: float) -> list[EndedRecord]:
+def _beyond(execute: Execute, most: int, now: float, limit: int) -> list[EndedRecord]:
     crowds = execute(
         f"SELECT user_id FROM session WHERE user_id IS NOT NULL AND {_LIVE}"  # noqa: S608  (names)
-        " GROUP BY user_id HAVING count(*)>?",
-        (now, most),
+        " GROUP BY user_id HAVING count(*)>? LIMIT ?",
+        (now, most, limit),
     ).fetchall()
     caps, nobody = Caps(per_user=most + 1), SessionId("")  # as if there came one more than there may be
-    return [one for (user,) in crowds for one in _too_many_of(execute, user, nobody, now, caps)]
+    return [one for (user,) in crowds for one in _too_many_of(execute, user, nobody, now, caps)][:limit]
 
 
 # --- what goes -----------------------------------------------------------------------------------------

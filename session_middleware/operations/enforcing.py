@@ -36,7 +36,7 @@ class EnforcingOperations(QueryOperations):
         ended = 0
         while some := await self._performer.limits.shrink(_ENDED_AT_ONCE, self._core.clock()):
             ended += some
-            await self._port.wait(_PAUSE)
+            await self._port.wait(0 if self._port.immediate else _PAUSE)
         return ended
 
     async def _shorten(self, record: Record, before: Policy, after: Policy) -> None:
