@@ -1,6 +1,6 @@
 """The arguments that all entrances read alike.
 
-Reading order: `matcher` (routes), `manager_from` (which manager serves).
+Reading order: `matcher` (routes), `manager_from` (which manager serves), `watch` (who takes in its events).
 """
 
 from __future__ import annotations
@@ -9,14 +9,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from fnmatch import translate
-from typing import Any, TypeAlias
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from session_middleware.backends.base import Backend, Colour, wrong_colour
 from session_middleware.cookies import CookieSettings
 from session_middleware.errors import ConfigurationError
 from session_middleware.manager import ManagerOptions, SessionManager
 
-__all__ = ["Routes", "manager_from", "matcher"]
+if TYPE_CHECKING:
+    from session_middleware.monitoring.monitor import SessionMonitor
+
+__all__ = ["Monitored", "Routes", "manager_from", "matcher", "watch"]
+
+Monitored: TypeAlias = "bool | SessionMonitor"
+"""True: the monitor of the process, where the extra `monitor` is installed; False: none."""
 
 Routes: TypeAlias = Sequence[str] | Callable[[Any], bool]
 """Path patterns as in a shell (`/static/*`), or a function of the ASGI scope or the WSGI environ."""
@@ -72,6 +79,25 @@ def manager_from(
     if colour not in manager.backend.colours:
         raise wrong_colour(manager.backend, colour)
     return manager
+
+
+def watch(manager: SessionManager, monitor: Monitored) -> None:
+    """Let a monitor take in the manager's events. One that is attached already stays the only one."""
+    if monitor is False or (monitor is True and find_spec("ddsketch") is None):
+        return
+    from session_middleware.monitoring.monitor import (  # noqa: PLC0415  (optional)
+        SessionMonitor,
+        get_session_monitor,
+    )
+
+    if monitor is True:
+        get_session_monitor().attach_by_default(manager)
+    elif isinstance(monitor, SessionMonitor):
+        monitor.attach(manager)
+    else:
+        raise ConfigurationError(
+            f"monitor: found {type(monitor).__name__}, pass a SessionMonitor, or False for none"
+        )
 
 
 def _given_twice(

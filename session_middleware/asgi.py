@@ -11,7 +11,7 @@ from typing import Literal, Unpack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from session_middleware.arguments import Routes, manager_from, matcher
+from session_middleware.arguments import Monitored, Routes, manager_from, matcher, watch
 from session_middleware.backends.base import Backend
 from session_middleware.errors import ConfigurationError
 from session_middleware.exchange import Entrance, Exchange
@@ -34,6 +34,8 @@ class SessionMiddleware(Entrance):
         optional: routes that work without a backend: while it is down they see an empty, read-only session.
         passive: routes that do not count as activity (polling): they renew nothing.
         skip: routes that have no session at all.
+        monitor: takes in the events: a `SessionMonitor`; True, the default, is that of the process
+            (`get_session_monitor`) where the extra `monitor` is installed; False: none.
         eager: give every page its cookie at the first visit, before anything is written (Streamlit needs it).
         options: every option of `SessionManager`: `idle_timeout`, `fallback_keys`, `backend_timeout`, …
 
@@ -58,6 +60,7 @@ class SessionMiddleware(Entrance):
         passive: Routes = (),
         skip: Routes = (),
         eager: bool = False,
+        monitor: Monitored = True,
         **options: Unpack[ManagerOptions],
     ) -> None:
         cookie = {
@@ -77,6 +80,7 @@ class SessionMiddleware(Entrance):
             eager=flag("eager", eager),
         )
         self.skip = matcher("skip", skip)
+        watch(self.manager, monitor)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, WebSocket or lifespan."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
-from session_middleware.arguments import Routes, matcher
+from session_middleware.arguments import Monitored, Routes, matcher, watch
 from session_middleware.backends.base import Backend, wrong_colour
 from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
@@ -141,6 +141,7 @@ class SessionInterface(FlaskSessionInterface):
         backend: a backend object or a URL, instead of the app's `SESSION_BACKEND`. Default `memory://`.
         optional: paths that work without a backend: while it is down they see an empty, read-only session.
         passive: paths that do not count as activity (polling): they renew nothing.
+        monitor: takes in the events: a `SessionMonitor`, True (default) for the process's own, False: none.
         options: those of `SessionManager` and `Policy`; they go before the app's `SESSION_*` settings.
 
     Raises `ConfigurationError` naming the argument.
@@ -155,6 +156,7 @@ class SessionInterface(FlaskSessionInterface):
         backend: Backend | str | None = None,
         optional: Routes = (),
         passive: Routes = (),
+        monitor: Monitored = True,
         **options: Any,
     ) -> None:
         if manager is not None and not isinstance(manager, SessionManager):
@@ -171,6 +173,7 @@ class SessionInterface(FlaskSessionInterface):
             "optional": matcher("optional", optional, "environ"),
             "passive": matcher("passive", passive, "environ"),
         }
+        self._monitor = monitor
         self._options = _checked(options)
         self._sites: WeakKeyDictionary[Flask, _Site] = WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -226,6 +229,7 @@ class SessionInterface(FlaskSessionInterface):
         if before is None:
             request_tearing_down.connect(_tear_down, app)
         if self._manager is not None:
+            watch(self._manager, self._monitor)
             return _Site(settings, self._manager, self._routes, before.entrances if before else {})
         url = settings["backend"]
         if before is not None and {**before.settings, **_policy_of(settings)} == settings:
@@ -237,6 +241,7 @@ class SessionInterface(FlaskSessionInterface):
         made = SessionManager(backend, max_age=None, policy=_policy(settings), **others)
         if "blocking" not in backend.colours:
             raise wrong_colour(backend, "blocking")
+        watch(made, self._monitor)
         return _Site(settings, made, self._routes)
 
 

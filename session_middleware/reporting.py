@@ -100,6 +100,8 @@ class Reporter:
         self.log(on=log)
         self._log_unsaid = [True]
         self._limits: dict[str, _Limit] = {}
+        self.attached: dict[object, tuple[Callable[[], None], ...]] = {}
+        """The monitors of this manager, and what ends their subscriptions: kept here, they go with it."""
         # Dicts as ordered sets: each change is one atomic operation, also while another thread emits.
         self._heard: dict[str, dict[_Subscription, None]] = {name: {} for name in EVENTS}
 

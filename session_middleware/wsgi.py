@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Literal, Unpack
 
-from session_middleware.arguments import Routes, manager_from, matcher
+from session_middleware.arguments import Monitored, Routes, manager_from, matcher, watch
 from session_middleware.backends.base import Backend
 from session_middleware.errors import ConfigurationError
 from session_middleware.manager import ManagerOptions, SessionManager
@@ -39,6 +39,8 @@ class WSGISessionMiddleware:
         optional: routes that work without a backend: while it is down they see an empty, read-only session.
         passive: routes that do not count as activity (polling): they renew nothing.
         skip: routes that have no session at all.
+        monitor: takes in the events: a `SessionMonitor`; True, the default, is that of the process
+            (`get_session_monitor`) where the extra `monitor` is installed; False: none.
         options: every option of `SessionManager`: `idle_timeout`, `fallback_keys`, …
 
     Expired sessions are cleaned up by a daemon thread, which begins with the first request of a process.
@@ -63,6 +65,7 @@ class WSGISessionMiddleware:
         optional: Routes = (),
         passive: Routes = (),
         skip: Routes = (),
+        monitor: Monitored = True,
         **options: Unpack[ManagerOptions],
     ) -> None:
         if not callable(app):
@@ -80,6 +83,7 @@ class WSGISessionMiddleware:
         }
         self.app = app
         self.manager = manager_from(manager, secret_key, backend, cookie, options, "blocking")
+        watch(self.manager, monitor)
         self._skip = matcher("skip", skip, "environ")
         self._entrance = PlainEntrance(
             self.manager,

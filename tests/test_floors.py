@@ -107,6 +107,7 @@ SIDEWAYS: frozenset[tuple[str, str]] = frozenset(
         ("wsgi_exchange", "exchange"),  # the same request, driven to its end in one thread
         ("wsgi_exchange", "housekeeping"),
         ("wsgi", "arguments"),
+        ("arguments", "monitoring.monitor"),  # an entrance attaches one by default
         ("wsgi", "wsgi_exchange"),  # the entrance and its requests
         ("fastapi", "typed"),  # a framework's file hands out typed sessions in its own idiom
     },
@@ -161,6 +162,8 @@ OPTIONAL = frozenset(
         "fastapi",
         "flask",
         "limits",
+        "opentelemetry",
+        "prometheus_client",
         "psycopg",
         "redis",
         "streamlit",

@@ -1,7 +1,8 @@
 """The monitor: events become figures, health and alerts.
 
 Reading order: `monitor` (what is called), `recording` (the request path), `analysis` (what an event does),
-`figures`, `alerts`, `suspicion`, `health`, then `lines`, `sketches`, `windows`, `store`, `export`, `facts`.
+`figures`, `alerts`, `suspicion`, `health`, then `lines`, `sketches`, `windows`, `store`, `export`, `facts`;
+`exporters`, `prometheus`, `opentelemetry`, `probes` carry it outside.
 """
 
 from session_middleware.monitoring.alerts import DEFAULTS, Alert

@@ -118,6 +118,11 @@ class Analysis:
                 found.setdefault(name, dict.fromkeys(_SPANS, 0.0))[label] = count * 60 / span
         return found
 
+    @property
+    def live_sessions(self) -> int | None:
+        """How many there are: the last count, and what began and ended since. None: nobody has counted."""
+        return None if self._live is None else max(0, self._live)
+
     def _advance(self, now: float) -> None:
         if self.newest is None or now > self.newest:
             self.newest = now

@@ -16,7 +16,7 @@ from session_middleware.monitoring.facts import SessionMetric, number, text, wei
 from session_middleware.monitoring.sketches import Distinct, Quantiles
 from session_middleware.reporting import loggable
 
-__all__ = ["ENDINGS", "FAILURES", "Figures", "measured"]
+__all__ = ["ENDINGS", "FAILURES", "Figures", "measured", "problem_of"]
 
 ENDINGS: Final = ("session_deleted", "session_expired", "session_evicted")
 FAILURES: Final = (
@@ -64,7 +64,7 @@ class Figures:
         if special is not None:
             special(self, event, weight)
         if event.name in FAILURES:
-            self._tally("errors", _problem_of(event), weight)
+            self._tally("errors", problem_of(event), weight)
 
     def count(self, name: str, moment: float, weight: int) -> None:
         """Add to a total, without an event to look at."""
@@ -218,7 +218,7 @@ _HOURLY: Final = {
 }
 
 
-def _problem_of(event: SessionEvent) -> str:
+def problem_of(event: SessionEvent) -> str:
     """A type of error: the exception's type, or the reason."""
     exception = event.fields.get("exception")
     if isinstance(exception, BaseException):

@@ -15,7 +15,7 @@ from datetime import datetime
 from threading import Lock, RLock
 from types import MappingProxyType
 from typing import Any, Final, Self
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 import msgspec
 
@@ -25,6 +25,7 @@ from session_middleware.manager import SessionManager
 from session_middleware.monitoring.alerts import DEFAULTS, Alert, Change
 from session_middleware.monitoring.analysis import DAY, Analysis
 from session_middleware.monitoring.export import exported, row_of
+from session_middleware.monitoring.exporters import Exporter
 from session_middleware.monitoring.facts import (
     SessionEvent,
     SessionMetric,
@@ -87,8 +88,11 @@ class SessionMonitor:
         self._interval = interval if interval is None else _positive("interval", interval)
         self._inbox = Inbox(int(_positive("queue_size", queue_size)))
         self._analysis = self._new_analysis()
-        self._managers: dict[SessionManager, list[Callable[[], None]]] = {}
-        self._ledgers: dict[SessionManager | None, Ledger] = {None: Ledger(self._inbox.overflow)}
+        self._managers: WeakSet[SessionManager] = WeakSet()  # a monitor keeps no manager alive
+        self._by_default: WeakSet[SessionManager] = WeakSet()  # those that nobody asked to have it attached
+        self._overflow = Ledger(self._inbox.overflow)
+        self._ledgers: list[tuple[ref[SessionManager], Ledger]] = []
+        self._exporters: list[Exporter] = []
         self._callbacks: list[Callable[[Change | Finding], object]] = []
         self._lock = RLock()
         _MONITORS.add(self)
@@ -103,21 +107,29 @@ class SessionMonitor:
         """
         if not isinstance(manager, SessionManager):
             raise ConfigurationError(f"attach: found {type(manager).__name__}, pass a SessionManager")
-        with self._lock:
-            if manager not in self._managers:
-                names = [name for name in EVENTS if debug or name not in _QUIET]
-                self._managers[manager] = [manager.subscribe(name, self._take) for name in names]
-                if not debug:
-                    self._ledgers[manager] = Ledger(manager.reporter.counts, _QUIET)
-        self._is_live = True
+        for other in [one for one in manager.reporter.attached if one is not self]:
+            if isinstance(other, SessionMonitor) and manager in other._by_default:  # noqa: SLF001
+                other.detach(manager)  # somebody chose: of two monitors each would raise every alert
+        if debug and manager in self._by_default:
+            self.detach(manager)
+        self._by_default.discard(manager)
+        self._attach(manager, debug=debug)
         return self
+
+    def attach_by_default(self, manager: SessionManager) -> None:
+        """What the entrances do: take in this manager's events until another monitor is attached to it."""
+        if not manager.reporter.attached:
+            self._attach(manager, debug=False)
+            self._by_default.add(manager)
 
     def detach(self, manager: SessionManager) -> None:
         """Take in no more of this manager; a no-op where it is not attached."""
         self.drain()
         with self._lock:
-            self._ledgers.pop(manager, None)
-            for unsubscribe in self._managers.pop(manager, ()):
+            self._managers.discard(manager)
+            self._by_default.discard(manager)
+            self._ledgers = [(owner, ledger) for owner, ledger in self._ledgers if owner() is not manager]
+            for unsubscribe in manager.reporter.attached.pop(self, ()):
                 unsubscribe()
 
     def processor(
@@ -236,6 +248,11 @@ class SessionMonitor:
         """
         self._callbacks.append(callback)
 
+    def export_to(self, exporter: Exporter) -> None:
+        """Hand on to it what is taken in from now on, in the monitor's thread: figures for another system."""
+        with self._lock:
+            self._exporters.append(exporter)
+
     # --- ways out ---
 
     def get_session_statistics(self) -> dict[str, Any]:
@@ -243,9 +260,8 @@ class SessionMonitor:
         self.drain()
         with self._lock:
             figures = self._figures().statistics()
-            active = sum(len(manager.active_requests()) for manager in self._managers)
             return figures | {
-                "active_requests": active if self._managers else None,
+                "active_requests": self._active_requests(),
                 "rates": self._analysis.rates(self._now()),
                 "findings": [finding._asdict() for finding in self._analysis.findings],
                 "alerts": self._analysis.alerts.raised(),
@@ -316,6 +332,22 @@ class SessionMonitor:
         if self._worker is None and self._interval is not None:
             self._start()
 
+    def _attach(self, manager: SessionManager, *, debug: bool) -> None:
+        with self._lock:
+            if manager not in self._managers:
+                names = [name for name in EVENTS if debug or name not in _QUIET]
+                self._managers.add(manager)
+                ends = tuple(manager.subscribe(name, self._take) for name in names)
+                manager.reporter.attached[self] = ends
+                if not debug:
+                    self._ledgers.append((ref(manager), Ledger(manager.reporter.counts, _QUIET)))
+        self._is_live = True
+
+    def _active_requests(self) -> int | None:
+        """None without a manager: nobody knows."""
+        counted = [len(manager.active_requests()) for manager in self._managers]
+        return sum(counted) if counted else None
+
     def _put(self, name: str, item: Item) -> None:
         self._inbox.put(name, item)
         if self._worker is None and self._interval is not None:
@@ -340,12 +372,35 @@ class SessionMonitor:
         for item in self._inbox.take_all():
             self._guard(item)
         now = self._now()
-        for owner, ledger in self._ledgers.items():
+        for name, more in self._overflow.growth().items():
+            self._analysis.dropped += more
+            self._count(name, now, more)
+        gone = [entry for entry in self._ledgers if entry[0]() is None]  # before the last look at them
+        for _, ledger in self._ledgers:
             for name, more in ledger.growth().items():
-                self._analysis.dropped += more if owner is None else 0
-                self._analysis.count(name, now, more)
+                self._count(name, now, more)
+        self._ledgers = [entry for entry in self._ledgers if entry not in gone]
         if self._is_live:
             self._analysis.tick(now)
+        if self._exporters:
+            self._show_gauges(now)
+
+    def _count(self, name: str, now: float, more: int) -> None:
+        self._analysis.count(name, now, more)
+        self._export(lambda exporter: exporter.count(name, more))
+
+    def _export(self, call: Callable[[Exporter], None]) -> None:
+        for exporter in self._exporters:
+            try:
+                call(exporter)
+            except Exception:  # noqa: BLE001 - one exporter must not hide it from the others
+                self.errors += 1
+
+    def _show_gauges(self, now: float) -> None:
+        gauges = {**self._analysis.gauges(now), "requests_in_flight": self._active_requests()}
+        live = self._analysis.live_sessions
+        gauges["sessions"] = None if live is None else float(live)
+        self._export(lambda exporter: exporter.look(gauges))
 
     def _guard(self, item: Item) -> None:
         try:
@@ -356,6 +411,7 @@ class SessionMonitor:
     def _dispatch(self, item: Item) -> None:
         if isinstance(item, SessionMetric):
             self._analysis.measure(item)
+            self._export(lambda exporter: exporter.measure(item))
             return
         if isinstance(item, dict):
             self._is_live = True
@@ -364,6 +420,7 @@ class SessionMonitor:
             self.refused += 1
             return
         self._analysis.take(event)
+        self._export(lambda exporter: exporter.take(event))
 
     def _report(
         self, name: str, session_id: str | None, user_id: str | int | None, /, **fields: object
