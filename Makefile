@@ -12,10 +12,10 @@ TYPED := $(wildcard session_middleware examples tests/typing)
 APT_INSTALL = [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 
-.PHONY: test lint browser demo bench campaign format clean
+.PHONY: test lint browser tools demo bench campaign format clean
 
 # pytest comes last, so that the last line is its summary.
-test: lint browser
+test: lint browser tools
 	@$(PY) -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
@@ -30,6 +30,12 @@ browser:
 	|| { $(APT_INSTALL) chromium chromium-driver; } >.browser.log 2>&1 \
 	|| echo "no Chromium here, and it could not be installed"
 	@rm -f .browser.log
+
+# What some tests call; the same holds.
+tools:
+	@command -v jq >/dev/null || { $(APT_INSTALL) jq; } >.tools.log 2>&1 \
+	|| echo "no jq here, and it could not be installed"
+	@rm -f .tools.log
 
 demo: $(VENV)/.demo
 	@PORT=$(PORT) $(PY) -m examples.demo

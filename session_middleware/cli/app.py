@@ -21,6 +21,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "stats": ("upkeep", "How many sessions there are, how old, in which state."),
     "health": ("upkeep", "Whether an operator should look; exit code 1 if it is critical."),
     "doctor": ("doctor", "Check settings, backend and clock; exit code 1 if something is wrong."),
+    "report": ("reporting", "What log files tell of sessions: figures, health, a session's timeline."),
     "migrate": ("moving", "Move every session to another backend."),
     "secret": ("keys", "Print a new secret key."),
 }

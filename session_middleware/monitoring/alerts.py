@@ -166,6 +166,8 @@ class AlertBook:
 
     def __init__(self, rules: Iterable[Alert]) -> None:
         self._states: dict[str, _State] = {}
+        self._of_event: dict[str, list[_State]] = {}
+        self._of_metric: dict[str, list[_State]] = {}
         for rule in rules:
             self.add(rule)
 
@@ -174,23 +176,34 @@ class AlertBook:
         if not isinstance(rule, Alert):
             raise ConfigurationError(f"alerts: found {type(rule).__name__}, pass Alert objects")
         self._states[rule.name] = _State(rule)
+        self._file()
 
     def remove(self, name: str) -> None:
         """Follow this rule no more; unknown names are a no-op."""
         self._states.pop(name, None)
+        self._file()
+
+    def _file(self) -> None:
+        """By what they look at: most events and metrics are nobody's."""
+        self._of_event, self._of_metric = {}, {}
+        for state in self._states.values():
+            if state.rule.event is not None:
+                self._of_event.setdefault(state.rule.event, []).append(state)
+            else:
+                self._of_metric.setdefault(str(state.rule.metric), []).append(state)
 
     def observe(self, event: SessionEvent) -> list[Change]:
         """What this event raises."""
         changes = []
-        for state in self._states.values():
-            if state.rule.event == event.name and _is_meant(state.rule, event):
+        for state in self._of_event.get(event.name, ()):
+            if _is_meant(state.rule, event):
                 state.count.add(event.timestamp, weight_of(event))
                 changes.append(state.judge(state.count.value(event.timestamp), event.timestamp))
         return [change for change in changes if change is not None]
 
     def measure(self, metric: str, value: float, now: float) -> list[Change]:
         """What this value of a metric raises or clears."""
-        judged = [state.judge(value, now) for state in self._states.values() if state.rule.metric == metric]
+        judged = [state.judge(value, now) for state in self._of_metric.get(metric, ())]
         return [change for change in judged if change is not None]
 
     def tick(self, gauges: Mapping[str, float | None], now: float) -> list[Change]:

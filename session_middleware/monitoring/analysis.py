@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from session_middleware.monitoring.alerts import Alert, AlertBook, Change
 from session_middleware.monitoring.facts import SessionEvent, SessionMetric, number, weight_of
-from session_middleware.monitoring.figures import ENDINGS, FAILURES, Figures, measured
+from session_middleware.monitoring.figures import ENDINGS, FAILURES, MEASURED, Figures, measured
 from session_middleware.monitoring.suspicion import Finding, Suspicion
 from session_middleware.monitoring.windows import Rates
 
@@ -23,6 +23,19 @@ _TICK: Final = 10.0  # seconds of event time between two looks at all alert rule
 _SPANS: Final = {"last_minute": 60.0, "last_5_minutes": 300.0, "last_hour": 3600.0}
 _RECENT: Final = 300.0
 _USUAL: Final = frozenset({"not_found", "not_found_or_expired"})  # a visitor came too late: nobody's error
+_FOLLOWED: Final = frozenset(
+    {
+        *FAILURES,
+        *ENDINGS,
+        "session_created",
+        "session_usage",
+        "backend_unavailable",
+        "backend_recovered",
+        "sessions_cleaned_up",
+        "session_manager_initialized",
+        "session_manager_stopped",
+    }
+)
 _FINDINGS: Final = 100
 _TYPES: Final = 256
 
@@ -51,13 +64,15 @@ class Analysis:
 
     def take(self, event: SessionEvent) -> None:
         """Take in one event."""
-        now = event.timestamp
+        now, name, weight = event.timestamp, event.name, weight_of(event)
         self._advance(now)
-        self.day(now).take(event)
-        self._rates.add(event.name, now, weight_of(event))
-        self._follow(event)
-        for metric in measured(event):
-            self.measure(metric)
+        self.day(now).take(event, weight)
+        self._rates.add(name, now, weight)
+        if name in _FOLLOWED:
+            self._follow(event)
+        if name in MEASURED:
+            for metric in measured(event):
+                self._measure(metric)
         self.outbox += self.alerts.observe(event)
         if finding := self._suspicion.observe(event):
             self.findings.append(finding)
@@ -66,6 +81,9 @@ class Analysis:
     def measure(self, metric: SessionMetric) -> None:
         """Take in one measurement."""
         self._advance(metric.timestamp)
+        self._measure(metric)
+
+    def _measure(self, metric: SessionMetric) -> None:
         self.day(metric.timestamp).measure(metric)
         self.metrics.append(metric)
         self.fresh.append(metric)
@@ -85,7 +103,7 @@ class Analysis:
 
     def day(self, moment: float) -> Figures:
         """The figures of that day; a day too many pushes out the oldest."""
-        key = int(moment // DAY)
+        key = int(moment) // DAY  # no moment lies before the epoch
         figures = self.days.get(key)
         if figures is None:
             figures = self.days[key] = Figures()

@@ -16,6 +16,7 @@ from session_middleware.errors import ConfigurationError
 from session_middleware.events import EVENTS, SessionEvent
 
 __all__ = [
+    "LONGEST",
     "SessionEvent",
     "SessionMetric",
     "event_of",
@@ -29,7 +30,7 @@ __all__ = [
 LONGEST: Final = 128  # characters of a name, an id or a reason that is kept as a key
 _FAR: Final = 32_503_680_000.0
 _NAMES: Final = ("event", "message", "msg")  # where renderers put an event's name
-_OUTER: Final = frozenset({"session_id", "user_id", "timestamp", "level", "logger", *_NAMES})
+_SELDOM: Final = ("level", "logger", *_NAMES)
 _RENAMED: Final = {"name_": "name", "args_": "args", "module_": "module"}  # `logging` refuses the plain ones
 
 
@@ -45,26 +46,41 @@ class SessionMetric:
     metadata: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
-def event_of(line: Mapping[str, Any], otherwise: float) -> SessionEvent | None:
-    """The event that this log line tells of; None: it is another logger's.
+def event_of(line: dict[str, Any], otherwise: float) -> SessionEvent | None:
+    """The event that this log line tells of, which takes *line* over; None: it is another logger's.
 
     *otherwise* is its time where the line has none that can be read.
     """
-    name = next((line[key] for key in _NAMES if line.get(key).__hash__ and line.get(key) in EVENTS), None)
+    name = _name_in(line)
     if name is None:
         return None
-    fields = {_RENAMED.get(key, key): value for key, value in line.items() if key not in _OUTER}
-    moment = _moment(line.get("timestamp"))
+    taken = line.pop  # what is left are the fields
+    moment = _moment(taken("timestamp", None))
+    session_id, user_id = taken("session_id", None), taken("user_id", None)
+    for key in _SELDOM:
+        taken(key, None)
+    if not line.keys().isdisjoint(_RENAMED):
+        line = {_RENAMED.get(key, key): value for key, value in line.items()}
     return SessionEvent(
         name,
-        text(line.get("session_id")),
-        text(line.get("user_id")),
+        session_id if type(session_id) is str and len(session_id) <= LONGEST else text(session_id),
+        user_id if type(user_id) is str and len(user_id) <= LONGEST else text(user_id),
         otherwise if moment is None else moment,
-        MappingProxyType(fields),
+        MappingProxyType(line),
     )
 
 
+def _name_in(line: Mapping[str, Any]) -> str | None:
+    for key in _NAMES:
+        name = line.get(key)
+        if type(name) is str and name in EVENTS:
+            return name
+    return None
+
+
 def _moment(value: object) -> float | None:
+    if type(value) is float and 0 <= value < _FAR:
+        return value
     if isinstance(value, str):
         try:
             found = datetime.fromisoformat(value)
@@ -98,6 +114,8 @@ def number(value: object) -> float | None:
 def weight_of(event: SessionEvent) -> int:
     """How many events this one stands for: a log line tells how many were left out before it."""
     left_out = event.fields.get("suppressed")
+    if left_out is None:
+        return 1
     if not isinstance(left_out, int) or isinstance(left_out, bool) or left_out < 0:
         return 1
     return left_out if event.fields.get("summary") is True else left_out + 1

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from session_middleware.events import SessionEvent
-from session_middleware.monitoring.facts import SessionMetric, number, text, weight_of
+from session_middleware.monitoring.facts import LONGEST, SessionMetric, number, text
 from session_middleware.monitoring.sketches import Distinct, Quantiles
 from session_middleware.reporting import loggable
 
-__all__ = ["ENDINGS", "FAILURES", "Figures", "measured", "problem_of"]
+__all__ = ["ENDINGS", "FAILURES", "MEASURED", "Figures", "measured", "problem_of"]
 
 ENDINGS: Final = ("session_deleted", "session_expired", "session_evicted")
 FAILURES: Final = (
@@ -28,18 +28,21 @@ FAILURES: Final = (
     "sessions_cleanup_failed",
     "session_error",
 )
+_FAILED: Final = frozenset(FAILURES)
 _KINDS: Final = 256  # different reasons, types or names that one table keeps; further ones are `other`
 _USERS: Final = 1000  # users with a figure of their own; of more the busiest stay
 _SERIES: Final = 32  # metric types with quantiles of their own
 _SHOWN: Final = 20
 _TABLES: Final = ("totals", "ended", "errors", "suspicious", "lost", "switched", "hours", "users", "refused")
-_MEASURED: Final = {
+_MEASUREMENTS: Final = {
     "request_finished": ("request_duration", "duration"),
     "sessions_cleaned_up": ("cleanup_duration", "duration"),
     "session_context_switched": ("context_switch_duration", "duration"),
     "backend_recovered": ("outage_duration", "down_for"),
     "session_usage": ("live_sessions", "count"),
 }
+MEASURED: Final = frozenset({*_MEASUREMENTS, "session_expired"})
+"""The events that carry a measurement."""
 
 
 class Figures:
@@ -54,30 +57,36 @@ class Figures:
         self.first: float | None = None
         self.last: float | None = None
 
-    def take(self, event: SessionEvent) -> None:
-        """Add one event."""
-        weight = weight_of(event)
+    def take(self, event: SessionEvent, weight: int) -> None:
+        """Add one event, which stands for *weight* of them."""
         self.count(event.name, event.timestamp, weight)
         self._span(event.timestamp)
         self._identify(event)
         special = _SPECIAL.get(event.name)
         if special is not None:
             special(self, event, weight)
-        if event.name in FAILURES:
+        if event.name in _FAILED:
             self._tally("errors", problem_of(event), weight)
 
     def count(self, name: str, moment: float, weight: int) -> None:
         """Add to a total, without an event to look at."""
-        self._tally("totals", name, weight)
+        totals = self.tables["totals"]
+        if name in totals:
+            totals[name] += weight
+        else:
+            self._tally("totals", name, weight)
         if kind := _HOURLY.get(name):
-            self.tables["hours"][f"{int(moment // 3600) * 3600} {kind}"] += weight
+            self.tables["hours"][f"{int(moment) // 3600 * 3600} {kind}"] += weight
 
     def measure(self, metric: SessionMetric) -> None:
         """Add one measurement."""
         name = metric.metric_type
         if name not in self.series and len(self.series) >= _SERIES:
             name = "other"
-        self.series.setdefault(name, Quantiles()).add(metric.value)
+        series = self.series.get(name)
+        if series is None:
+            series = self.series[name] = Quantiles()
+        series.add(metric.value)
         self._span(metric.timestamp)
 
     def _tally(self, table: str, key: str, weight: int = 1) -> None:
@@ -85,16 +94,22 @@ class Figures:
         counts[key if key in counts or len(counts) < _KINDS else "other"] += weight
 
     def _span(self, moment: float) -> None:
-        self.first = moment if self.first is None else min(self.first, moment)
-        self.last = moment if self.last is None else max(self.last, moment)
+        if self.first is None or moment < self.first:
+            self.first = moment
+        if self.last is None or moment > self.last:
+            self.last = moment
 
     def _identify(self, event: SessionEvent) -> None:
         if event.session_id is not None:
             self.distinct["sessions"].add(event.session_id)
         if event.user_id is not None:
             self.distinct["users"].add(event.user_id)
-            self.tables["users"][str(text(event.user_id))] += 1
-            self._spare_users(2 * _USERS)
+            users, user = self.tables["users"], event.user_id[:LONGEST]
+            if user in users:
+                users[user] += 1
+            else:
+                users[user] = 1
+                self._spare_users(2 * _USERS)
 
     def _spare_users(self, limit: int) -> None:
         if len(self.tables["users"]) > limit:
@@ -230,7 +245,7 @@ def problem_of(event: SessionEvent) -> str:
 
 def measured(event: SessionEvent) -> Iterator[SessionMetric]:
     """The measurements that an event carries."""
-    name, key = _MEASURED.get(event.name, ("", ""))
+    name, key = _MEASUREMENTS.get(event.name, ("", ""))
     value = number(event.fields.get(key))
     if name and value is not None:
         yield SessionMetric(name, event.session_id, event.user_id, value, event.timestamp)

@@ -33,14 +33,14 @@ class LineReader:
     def events(self, lines: Iterable[str | bytes]) -> Iterator[SessionEvent]:
         """The events of these lines, in their order. One without a time has that of the newest before it."""
         for line in lines:
-            if not line.strip():
+            if not line or line.isspace():
                 continue
             self._read += 1
             event = self._event(line)
             if event is None:
                 continue
-            if is_moment(event.timestamp):  # else the monitor refuses it
-                self._newest = max(self._newest, event.timestamp)
+            if event.timestamp > self._newest and is_moment(event.timestamp):  # else the monitor refuses it
+                self._newest = event.timestamp
             yield event
 
     def skip(self, lines: int = 1) -> None:

@@ -150,12 +150,16 @@ class SessionMonitor:
 
     def feed(self, lines: Iterable[str | bytes]) -> dict[str, int]:
         """Take in JSON log lines. You get how many were `read`, of which `other` loggers', and `broken`."""
+        reader = LineReader(self._analysis.newest or 0.0)
+        self.read(reader.events(lines))
+        return reader.counts()
+
+    def read(self, events: Iterable[SessionEvent]) -> None:
+        """Take in events that somebody has kept, such as those of a `LineReader`, oldest first."""
         with self._lock:
-            reader = LineReader(self._analysis.newest or 0.0)
-            for event in reader.events(lines):
+            for event in events:
                 self._guard(event)
         self._look()
-        return reader.counts()
 
     def record_metric(
         self,

@@ -27,6 +27,7 @@ except ImportError as missing:
 __all__ = ["Distinct", "Quantiles"]
 
 _ACCURACY: Final = 0.01
+_AT_ONCE: Final = 1024
 _BINS: Final = 1024  # of 2 % each: values a billion times apart, then the smallest share one
 _QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -34,7 +35,7 @@ _QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 class Quantiles:
     """Count, sum and extremes of values, exactly; quantiles within 1 %."""
 
-    __slots__ = ("_above", "_below", "_sketch", "_zeros", "count", "high", "low", "total")
+    __slots__ = ("_above", "_below", "_sketch", "_waiting", "_zeros", "count", "high", "low", "total")
 
     def __init__(self) -> None:
         self.count = 0
@@ -42,6 +43,7 @@ class Quantiles:
         self.low = math.inf
         self.high = -math.inf
         self._zeros = 0
+        self._waiting: list[float] = []  # values that the sketch gets many at a time, which is far cheaper
         self._above = CollapsingLowestDenseStore(_BINS)
         self._below = CollapsingLowestDenseStore(_BINS)
         self._sketch = BaseDDSketch(_MAPPING, self._above, self._below, 0.0)
@@ -52,7 +54,9 @@ class Quantiles:
         self.total += value
         self.low = min(self.low, value)
         self.high = max(self.high, value)
-        self._put(value, 1)
+        self._waiting.append(value)
+        if len(self._waiting) >= _AT_ONCE:
+            self._settle()
 
     def summary(self) -> dict[str, float | int | None]:
         """`count, mean, min, max, p50, p95, p99`; None where there is nothing yet."""
@@ -67,6 +71,7 @@ class Quantiles:
 
     def at(self, part: float) -> float | None:
         """The value below which this part (0 to 1) of all values lies."""
+        self._settle()
         found = self._sketch.get_quantile_value(part)
         return None if found is None else min(max(float(found), self.low), self.high)
 
@@ -82,10 +87,24 @@ class Quantiles:
 
     def state(self) -> dict[str, Any]:
         """All of it, as JSON values."""
+        self._settle()
         bins = [*_bins(self._above, 1.0), *_bins(self._below, -1.0)]
         bins += [(0.0, self._zeros)] if self._zeros else []
         low, high = (self.low, self.high) if self.count else (0.0, 0.0)
         return {"count": self.count, "total": self.total, "low": low, "high": high, "bins": bins}
+
+    def _settle(self) -> None:
+        """Hand on what waits, a bin at a time."""
+        waiting, self._waiting = self._waiting, []
+        bins: dict[int, int] = {}
+        for value in waiting:
+            if value > _MAPPING.min_possible:
+                key = _MAPPING.key(value)
+                bins[key] = bins.get(key, 0) + 1
+            else:
+                self._put(value, 1)
+        for key, weight in bins.items():
+            self._put(_MAPPING.value(key), weight)
 
     def _put(self, value: float, weight: float) -> None:
         if abs(value) <= _MAPPING.min_possible:
@@ -107,19 +126,26 @@ _BITS: Final = 15
 _REGISTERS: Final = 1 << _BITS
 _REST: Final = 64 - _BITS
 _FEW: Final = 2048
+_SEEN: Final = 1024
 
 
 class Distinct:
     """How many different texts there were."""
 
-    __slots__ = ("_few", "_registers")
+    __slots__ = ("_few", "_registers", "_seen")
 
     def __init__(self) -> None:
         self._few: set[int] | None = set()
         self._registers = bytearray()
+        self._seen: set[str] = set()  # lately: most come again and again
 
     def add(self, value: str) -> None:
         """Take in one text."""
+        if value in self._seen:
+            return
+        if len(self._seen) >= _SEEN:
+            self._seen.clear()
+        self._seen.add(value)
         self._put(int.from_bytes(blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).digest()))
 
     def count(self) -> int:

@@ -70,7 +70,7 @@ class KeyedCounts:
         self._counts.pop(key, None)
 
 
-_RATE_SLOT: Final = 10.0  # seconds
+_RATE_SLOT: Final = 10  # seconds
 _NAMES: Final = 128  # in one slot; apps may record events of names of their own
 _LONGEST: Final = 3600.0
 _KEPT: Final = int(_LONGEST / _RATE_SLOT)
@@ -86,13 +86,16 @@ class Rates:
 
     def add(self, name: str, moment: float, weight: int = 1) -> None:
         """Count an event of this name."""
-        slot = int(moment // _RATE_SLOT)
+        slot = int(moment) // _RATE_SLOT
         counts = self._slots.get(slot)
         if counts is None:
             counts = self._slots[slot] = Counter()
             while len(self._slots) > _KEPT + 1:
                 del self._slots[min(self._slots)]
-        counts[name if name in counts or len(counts) < _NAMES else "other"] += weight
+        if name in counts:
+            counts[name] += weight
+        else:
+            counts[name if len(counts) < _NAMES else "other"] += weight
 
     def within(self, span: float, now: float) -> Counter[str]:
         """The number of events by name in the last *span* seconds (an hour at most)."""
