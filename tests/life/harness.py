@@ -24,7 +24,17 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from session_middleware import SessionManager, SessionMiddleware, WSGISessionMiddleware
 from session_middleware.backends.base import Backend, Colour, EndedRecord, LoadAnswer, Port
-from session_middleware.backends.capabilities import Admitted, Capped, Caps, Iterating, Page, Position
+from session_middleware.backends.capabilities import (
+    Admitted,
+    Capped,
+    Caps,
+    Counting,
+    Epochal,
+    Iterating,
+    Page,
+    Position,
+    Usage,
+)
 from session_middleware.blocking import run_blocking
 from session_middleware.cookies import Credential
 from session_middleware.errors import BackendError, SessionCapacityError
@@ -631,7 +641,21 @@ class SpyPort:
         return await self.inner.delete(id, now, reason, by)
 
     async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
+        if waiting := self.faults.get("delete_expired"):
+            raise waiting.pop(0)
         return await self.inner.delete_expired(now, limit)
+
+    async def count(self, now: float) -> int:
+        assert isinstance(self.inner, Counting)
+        return await self.inner.count(now)
+
+    async def usage(self, now: float) -> Usage:
+        assert isinstance(self.inner, Counting)
+        return await self.inner.usage(now)
+
+    async def end_all_before(self, t: float, now: float, reason: str, *, by: str | None = None) -> bool:
+        assert isinstance(self.inner, Epochal)
+        return await self.inner.end_all_before(t, now, reason, by=by)
 
     async def create_within(self, record: Record, now: float, caps: Caps) -> Admitted[CreateResult]:
         self._note("create", record.id, record)

@@ -55,12 +55,16 @@ def read(events: list[SessionEvent]) -> SessionMonitor:
     return monitor
 
 
+WHOLE = pytest.param(1000, 1000, marks=pytest.mark.campaign, id="a million requests")
+
+
+@pytest.mark.parametrize(("users", "requests"), [(120, 20), WHOLE])
 @pytest.mark.parametrize("way", [attached, processed, read])
 def test_the_figures_of_the_day_are_the_true_ones(
-    way: Callable[[list[SessionEvent]], SessionMonitor],
+    way: Callable[[list[SessionEvent]], SessionMonitor], users: int, requests: int
 ) -> None:
     truth = Truth()
-    events = list(day(120, 20, truth))
+    events = list(day(users, requests, truth))
     figures = way(events).get_session_statistics()
     own = {"alert_raised", "alert_cleared", "session_suspicious_activity"}
     assert {n: c for n, c in figures["totals"].items() if n not in own} == {
