@@ -17,7 +17,8 @@ import pytest
 from starlette.testclient import TestClient
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted({path.stem for path in (ROOT / "examples").glob("*_app.py")} - {"flask_app"})  # tests/flask
+OTHERS = {"flask_app", "streamlit_app"}  # which are tested beside their own harness
+EXAMPLES = sorted({path.stem for path in (ROOT / "examples").glob("*_app.py")} - OTHERS)
 LINES = 70  # an example is read in one sitting
 
 
