@@ -31,10 +31,11 @@ browser:
 	|| echo "no Chromium here, and it could not be installed"
 	@rm -f .browser.log
 
-# What some tests call; the same holds.
+# What some tests call, and the servers that they start; the same holds.
 tools:
-	@command -v jq >/dev/null || { $(APT_INSTALL) jq; } >.tools.log 2>&1 \
-	|| echo "no jq here, and it could not be installed"
+	@{ command -v jq && ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 \
+	|| { $(APT_INSTALL) jq postgresql; } >.tools.log 2>&1 \
+	|| echo "no jq or no PostgreSQL here, and they could not be installed"
 	@rm -f .tools.log
 
 demo: $(VENV)/.demo

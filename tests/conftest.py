@@ -2,11 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import pytest
 from hypothesis import settings
+
+from tests.servers.postgres import PostgresServer, postgres_server
+from tests.servers.processes import ServerMissing
 
 # A run is the same run on every machine; `make campaign` is where chance looks for more.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -33,3 +36,13 @@ def chromium(unavailable: Callable[[str], NoReturn]) -> str:
     if path is None or shutil.which("chromedriver") is None:
         unavailable("no Chromium with its chromedriver: `make browser` installs them where it may")
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres(unavailable: Callable[[str], NoReturn]) -> Iterator[PostgresServer]:
+    """A real PostgreSQL of this test run."""
+    try:
+        with postgres_server() as running:
+            yield running
+    except ServerMissing as problem:
+        unavailable(str(problem))

@@ -24,6 +24,8 @@ from session_middleware import (
     initialize_session_manager,
 )
 from session_middleware.backends.base import Colour
+from session_middleware.backends.urls import backend_from
+from session_middleware.blocking import run_blocking
 from session_middleware.record import Record
 from session_middleware.testing.clock import ManualClock
 
@@ -87,12 +89,8 @@ class Driven:
     def record(self, session_id: str | None) -> Record | None:
         port = self.manager.backend.port(self.colour)
         coroutine: Awaitable[Any] = port.load(session_id or "", self.clock())  # type: ignore[arg-type]
-        if self.runner is not None:
-            found = self.runner.run(coroutine)  # type: ignore[arg-type]
-        else:
-            from session_middleware.blocking import run_blocking
-
-            found = run_blocking(coroutine)  # type: ignore[arg-type]
+        run: Callable[[Any], Any] = run_blocking if self.runner is None else self.runner.run
+        found = run(coroutine)
         return found if isinstance(found, Record) else None
 
     def close(self) -> None:
@@ -101,13 +99,29 @@ class Driven:
             self.runner.close()
         else:
             self.manager.blocking.stop()
+        if "blocking" in self.manager.backend.colours:
+            run_blocking(self.manager.backend.port("blocking").close())  # a test may have looked into it
 
 
-@pytest.fixture(params=["memory-async", "memory-blocking", "sqlite-async", "sqlite-blocking"])
+def backend_named(where: str, request: pytest.FixtureRequest, folder: Path) -> Any:
+    """One that is empty, of those that ours are tested with."""
+    if where == "memory":
+        return MemoryBackend()
+    if where == "sqlite":
+        return SQLiteBackend(folder / "sessions.db")
+    server = request.getfixturevalue(where)
+    return backend_from(server.new_store())
+
+
+@pytest.fixture(
+    params=[
+        f"{where}-{colour}" for where in ("memory", "sqlite", "postgres") for colour in ("async", "blocking")
+    ]
+)
 def driven(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driven]:
     where, colour = request.param.split("-")
     clock = ManualClock()
-    backend = MemoryBackend() if where == "memory" else SQLiteBackend(tmp_path / "sessions.db")
+    backend = backend_named(where, request, tmp_path)
     made = Driven(SessionManager(backend, clock=clock, monotonic=clock, log=False), colour, clock)
     yield made
     made.close()

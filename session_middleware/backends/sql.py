@@ -54,6 +54,7 @@ __all__ = [
     "Operation",
     "Rows",
     "acquire_lease",
+    "bucket_of",
     "commit",
     "count",
     "create",
@@ -292,7 +293,7 @@ def row_of(record: Record) -> tuple[Any, ...]:
         record.user_id,
         record.status,
         _packed(record),
-        _bucket_of(record.deadline),
+        bucket_of(record.deadline),
         record.data.packed,
     )
 
@@ -319,7 +320,7 @@ def first_bucket(now: float) -> int:
     return int(now // _BUCKET) + 1
 
 
-def _bucket_of(deadline: float) -> int:
+def bucket_of(deadline: float) -> int:
     """The first minute at whose beginning this deadline has passed."""
     return int(deadline // _BUCKET) + 1 if deadline < math.inf else LAST_BUCKET
 
@@ -375,7 +376,7 @@ def _update(execute: Execute, n: int, before: Record, after: Record) -> None:
 
 def _file(execute: Execute, n: int, bucket: int, before: Record, after: Record) -> None:
     """Note what indexes are made of, if it changed. A later deadline leaves the bucket where it is."""
-    earliest = min(bucket, _bucket_of(after.deadline))
+    earliest = min(bucket, bucket_of(after.deadline))
     if earliest != bucket or after.user_id != before.user_id or after.status != before.status:
         execute(_UPDATE_FILING, (after.user_id, after.status, earliest, n))
 

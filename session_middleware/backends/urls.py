@@ -1,4 +1,4 @@
-"""From a URL to a backend: `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`, an entry point's.
+"""From a URL to a backend: `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`.
 
 Backends of other packages register under the entry point group `session_middleware.backends`, by URL scheme,
 as a callable that takes the URL.
@@ -59,4 +59,15 @@ def _sqlite(rest: str) -> Backend:
     return SQLiteBackend(unquote(rest[1:]))
 
 
-_OWN: Mapping[str, Callable[[str], Backend]] = {"memory": _memory, "sqlite": _sqlite}
+def _postgres(rest: str) -> Backend:
+    from session_middleware.backends.postgres import PostgresBackend  # noqa: PLC0415  (only what is asked for)
+
+    return PostgresBackend(f"postgresql://{rest}")
+
+
+_OWN: Mapping[str, Callable[[str], Backend]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "postgresql": _postgres,
+    "postgres": _postgres,
+}

@@ -5,6 +5,7 @@ break, and the slow but right one must keep them all.
 """
 
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from session_middleware.backends.base import Backend
 from session_middleware.backends.memory import MemoryBackend
 from session_middleware.testing import BackendContract, Skipped, broken, contract_cases
 from session_middleware.testing.contract import Case
+from tests.servers.postgres import PostgresServer
 
 
 class TestMemoryBackend(BackendContract):
@@ -27,6 +29,15 @@ class TestSQLiteBackend(BackendContract):
     def make_backend(self, tmp_path: Path) -> Callable[[], Backend]:
         sqlite = pytest.importorskip("session_middleware.backends.sqlite")
         return lambda: sqlite.SQLiteBackend(tmp_path / "sessions.db")
+
+
+class TestPostgresBackend(BackendContract):
+    @pytest.fixture
+    def make_backend(self, postgres: PostgresServer) -> Callable[[], Backend]:
+        module = pytest.importorskip("session_middleware.backends.postgres")
+        url = postgres.new_store()
+        several = cycle([module.PostgresBackend(url) for _ in range(3)])  # a server has so many connections
+        return lambda: next(several)
 
 
 class TestHesitantBackend(BackendContract):

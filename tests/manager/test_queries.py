@@ -6,6 +6,7 @@ import pytest
 
 from session_middleware import ConfigurationError, SessionManager, SessionNotFoundError, Where
 from session_middleware.testing import broken
+from tests.manager.damage import damage
 from tests.test_manager import Driven
 
 
@@ -84,21 +85,7 @@ def test_a_session_that_cannot_be_decoded_takes_no_place_on_a_page(driven: Drive
 
 def spoil(driven: Driven, session_id: str) -> None:
     """Damage the stored values, as a disk or an older release might."""
-    backend: Any = driven.manager.backend
-    if driven.manager.backend.url == "memory://":
-        from session_middleware.record import replace
-        from session_middleware.values import Values
-
-        record = backend._records[session_id]
-        backend._records[session_id] = replace(record, data=Values(b'{"good":1,"bad":{"~dt":"?"}}'))
-        return
-    import sqlite3
-
-    with sqlite3.connect(backend.path) as connection:
-        connection.execute(
-            "UPDATE session SET data=? WHERE id=?", (b'{"good":1,"bad":{"~dt":"?"}}', session_id)
-        )
-    connection.close()
+    damage(driven, session_id, b'{"good":1,"bad":{"~dt":"?"}}')
 
 
 def test_a_row_tells_what_a_table_shows(driven: Driven) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +14,8 @@ from session_middleware.salvage import salvage_values
 from session_middleware.testing import broken
 from session_middleware.testing.clock import ManualClock
 from session_middleware.values import Values
+from tests.manager.damage import damage, write
 from tests.test_manager import NOBODY, ODD_IDS, Driven
-
-
-def damage(driven: Driven, session_id: str, packed: bytes) -> None:
-    """Put these bytes where the session's values are."""
-    record = driven.record(session_id)
-    assert record is not None
-    port: Any = driven.manager.backend.port("blocking")
-    if hasattr(port, "_records"):
-        port._records[record.id] = replace(record, data=Values(packed))
-    else:
-        write(driven.manager.backend, "data", packed, session_id)
-
-
-def write(backend: Any, column: str, value: object, session_id: str | None) -> None:
-    with closing(sqlite3.connect(backend.path)) as file, file:
-        file.execute(f"UPDATE session SET {column}=? WHERE id=?", (value, session_id))  # noqa: S608  (its name)
 
 
 def test_what_can_be_read_is_kept_and_the_rest_set_aside(driven: Driven) -> None:

@@ -1,0 +1,280 @@
+"""Sessions in PostgreSQL, for any number of hosts.
+
+    SessionMiddleware(app, secret_key=KEY, backend="postgresql://user@host/database")
+
+Here are the description, `PostgresBackend`, and its two ports. What stands behind them: `postgres_sql`
+(statements), `postgres_caps` (limits), `postgres_links` (connections, errors), `postgres_port` (operations).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from session_middleware.backends import postgres_sql
+from session_middleware.backends.base import Colour, Port, wrong_colour
+from session_middleware.backends.postgres_links import (
+    AsyncLinks,
+    BlockingLinks,
+    PoolLinks,
+    is_lost,
+    translated,
+)
+from session_middleware.backends.postgres_port import PostgresPort
+from session_middleware.backends.postgres_sql import MIGRATIONS, Answer, Ask
+from session_middleware.blocking import run_blocking
+from session_middleware.errors import BackendCorrupt, ConfigurationError
+from session_middleware.policy import Duration, seconds
+
+__all__ = ["PostgresBackend"]
+
+T = TypeVar("T")
+
+_ATTEMPTS: Final = 2  # of what may be repeated: the first may meet a connection that the server has ended
+
+
+class PostgresBackend:
+    """Records in a database of PostgreSQL 15 or newer. Describes only: opened at the first use.
+
+    Args:
+        url: `postgresql://user:password@host:port/database`, with libpq's parameters behind `?`. Parts that
+            are left out come from the environment (`PGHOST`, `PGPASSWORD`, …), as everywhere with libpq.
+        max_connections: of one process and event loop. Default 10; more operations at once wait.
+        wait: seconds that an operation waits for a free connection. Default 5.
+        pool: a pool of psycopg_pool that you open and close, instead of *url* and the others:
+            `AsyncConnectionPool` serves the async colour, `ConnectionPool` threads.
+
+    The tables `session_middleware_*` are made at the first use, in the first schema of the search path. Works
+    through PgBouncer in transaction mode. Raises `ConfigurationError` naming the argument.
+    """
+
+    colours: frozenset[Colour] = frozenset({"async", "blocking"})
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        max_connections: int = 10,
+        wait: Duration = 5.0,
+        pool: Any = None,
+    ) -> None:
+        self._pool = pool
+        if pool is not None:
+            if url is not None:
+                raise ConfigurationError("url: the pool knows it already; pass either url or pool")
+            self.colours = _colours_of(pool)
+            url = "postgresql://"
+        if not str(url).startswith(("postgresql://", "postgres://")):
+            raise ConfigurationError(
+                "url: pass an address such as postgresql://user:password@host:5432/database"
+            )
+        if type(max_connections) is not int or max_connections < 1:
+            raise ConfigurationError(
+                f"max_connections: found {max_connections!r}, pass an integer of at least 1"
+            )
+        self.url = _without_password(str(url))
+        self._conninfo = str(url)
+        self._most = max_connections
+        self._wait = seconds("wait", wait)
+        self._ports: dict[Colour, Port] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<PostgresBackend {self.url}>"
+
+    def port(self, colour: Colour) -> Port:
+        """The one port of this colour of this backend object."""
+        if colour not in self.colours:
+            raise wrong_colour(self, colour)
+        with self._lock:
+            if colour not in self._ports:
+                port = _AsyncPort if colour == "async" else _BlockingPort
+                self._ports[colour] = port(self._links_of(colour))
+            return self._ports[colour]
+
+    def _links_of(self, colour: Colour) -> Any:
+        if self._pool is not None:
+            return PoolLinks(self._pool)
+        links = AsyncLinks if colour == "async" else BlockingLinks
+        return links(self._conninfo, self._most, self._wait)
+
+
+class _BlockingPort(PostgresPort):
+    """In threads. Its methods never suspend."""
+
+    def __init__(self, links: BlockingLinks | PoolLinks) -> None:
+        super().__init__()
+        self._links = links
+        self._is_migrated = False
+        self._migrating = threading.Lock()
+
+    async def open(self) -> None:
+        """Connect, and make or migrate the tables."""
+        self._links.is_closed = False
+        self._migrate()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self._links.close()
+
+    async def wait(self, seconds: float) -> None:
+        """Sleeps."""
+        time.sleep(seconds)  # noqa: ASYNC251  (no event loop runs here)
+
+    def bound(self, seconds: float) -> None:
+        """See `Bounded.bound`."""
+        self._links.wait = seconds
+
+    async def _alone(self, operation: Callable[[Ask], Awaitable[T]], *, again: bool = False) -> T:
+        self._migrate()
+        return self._run(operation, _as_it_is, attempts=_ATTEMPTS if again else 1)
+
+    async def _together(self, operation: Callable[[Ask], Awaitable[T]]) -> T:
+        self._migrate()
+        return self._run(operation, _in_transaction, attempts=1)
+
+    def _migrate(self) -> None:
+        if self._is_migrated:
+            return
+        with self._migrating:
+            if not self._is_migrated:
+                known = self._run(postgres_sql.version, _as_it_is, attempts=_ATTEMPTS)
+                if _needs_migration(known):
+                    self._run(postgres_sql.migrate, _in_transaction, attempts=1)
+                self._is_migrated = True
+
+    def _run(
+        self,
+        operation: Callable[[Ask], Awaitable[T]],
+        within: Callable[[Any], AbstractContextManager[object]],
+        *,
+        attempts: int,
+    ) -> T:
+        sent = False
+        try:
+            with self._links.connection() as connection:
+
+                async def ask(statement: str, parameters: Sequence[Any]) -> Answer:
+                    nonlocal sent
+                    sent = True
+                    cursor = connection.execute(statement, parameters)
+                    return Answer(cursor.fetchall() if cursor.description else (), cursor.rowcount)
+
+                with within(connection):
+                    return run_blocking(operation(ask))  # type: ignore[arg-type]
+        except Exception as problem:
+            if attempts > 1 and is_lost(problem):
+                return self._run(operation, within, attempts=attempts - 1)
+            raise translated(problem, sent=sent) from problem
+
+
+class _AsyncPort(PostgresPort):
+    """Under asyncio."""
+
+    def __init__(self, links: AsyncLinks | PoolLinks) -> None:
+        super().__init__()
+        self._links = links
+        self._is_migrated = False
+
+    async def open(self) -> None:
+        """Connect, and make or migrate the tables."""
+        self._links.is_closed = False
+        await self._migrate()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self._links.close()
+
+    async def wait(self, seconds: float) -> None:
+        """Suspends."""
+        await asyncio.sleep(seconds)
+
+    async def _alone(self, operation: Callable[[Ask], Awaitable[T]], *, again: bool = False) -> T:
+        await self._migrate()
+        return await self._run(operation, _as_it_is_async, attempts=_ATTEMPTS if again else 1)
+
+    async def _together(self, operation: Callable[[Ask], Awaitable[T]]) -> T:
+        await self._migrate()
+        return await self._run(operation, _in_transaction, attempts=1)
+
+    async def _migrate(self) -> None:
+        if self._is_migrated:
+            return
+        known = await self._run(postgres_sql.version, _as_it_is_async, attempts=_ATTEMPTS)
+        if _needs_migration(known):
+            await self._run(postgres_sql.migrate, _in_transaction, attempts=1)
+        self._is_migrated = True
+
+    async def _run(
+        self,
+        operation: Callable[[Ask], Awaitable[T]],
+        within: Callable[[Any], AbstractAsyncContextManager[object]],
+        *,
+        attempts: int,
+    ) -> T:
+        sent = False
+        try:
+            async with self._links.connection() as connection:
+
+                async def ask(statement: str, parameters: Sequence[Any]) -> Answer:
+                    nonlocal sent
+                    sent = True
+                    cursor = await connection.execute(statement, parameters)
+                    return Answer(await cursor.fetchall() if cursor.description else (), cursor.rowcount)
+
+                async with within(connection):
+                    return await operation(ask)
+        except Exception as problem:
+            if attempts > 1 and is_lost(problem):
+                return await self._run(operation, within, attempts=attempts - 1)
+            raise translated(problem, sent=sent) from problem
+
+
+class _as_it_is:  # noqa: N801  (used as a function)
+    """Each statement is a transaction of its own."""
+
+    def __init__(self, _: object) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+class _as_it_is_async:  # noqa: N801  (used as a function)
+    """The same under an event loop."""
+
+    def __init__(self, _: object) -> None: ...
+    async def __aenter__(self) -> None: ...
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+def _in_transaction(connection: Any) -> Any:
+    return connection.transaction()
+
+
+def _needs_migration(known: int | None) -> bool:
+    if known is not None and known > len(MIGRATIONS):
+        raise BackendCorrupt(
+            f"PostgreSQL: the tables are of version {known}, made by a newer release; this one knows "
+            f"{len(MIGRATIONS)}: upgrade the package"
+        )
+    return known != len(MIGRATIONS)
+
+
+def _colours_of(pool: object) -> frozenset[Colour]:
+    if not callable(getattr(pool, "connection", None)):
+        raise ConfigurationError(
+            f"pool: found {type(pool).__name__}, pass a ConnectionPool or AsyncConnectionPool of psycopg_pool"
+        )
+    colour: Colour = "async" if hasattr(pool, "__aenter__") else "blocking"
+    return frozenset({colour})
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    user = f"{parts.username}@" if parts.username else ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"postgresql://{user}{parts.hostname or ''}{port}{parts.path}"

@@ -1,0 +1,265 @@
+"""Connections to PostgreSQL: few, kept, and never shared by two operations at a time.
+
+Reading order: `Links` (which there are), `BlockingLinks` and `AsyncLinks` (who waits for one, and how),
+`translated` (errors).
+
+A connection belongs to the event loop that opened it, and to the process: one of a loop that is over, or of
+the parent of a fork, is dropped without a word to the server. An operation that was cut short leaves its
+connection only if it is idle again; else it is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+from session_middleware.errors import (
+    BackendClosed,
+    BackendCorrupt,
+    BackendError,
+    BackendFull,
+    BackendReadOnly,
+    BackendUnavailable,
+    ConfigurationError,
+    SessionDataError,
+)
+from session_middleware.loops import running_library
+
+try:
+    import psycopg
+    from psycopg import errors as sqlstates
+    from psycopg.pq import ConnStatus, TransactionStatus
+except ImportError as missing:
+    raise ConfigurationError(
+        "backend: PostgreSQL needs another package: pip install 'session_middleware[postgres]'"
+    ) from missing
+
+__all__ = ["AsyncLinks", "BlockingLinks", "PoolLinks", "is_lost", "translated"]
+
+ConnectionT = TypeVar("ConnectionT", bound="psycopg.AsyncConnection[Any] | psycopg.Connection[Any]")
+_Options: TypeAlias = dict[str, Any]
+
+# No prepared statements on the server: a pooler between us may hand each statement another connection.
+_OPTIONS: Final[_Options] = {"autocommit": True, "prepare_threshold": None}
+
+
+class Links(Generic[ConnectionT]):
+    """At most so many connections at once; `wait` is how long one is waited for, in seconds."""
+
+    def __init__(self, conninfo: str, most: int, wait: float) -> None:
+        self.conninfo = conninfo
+        self.most = most
+        self.wait = wait
+        self.is_closed = False
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise _closed()
+
+    def _none_free(self) -> BackendUnavailable:
+        return BackendUnavailable(
+            f"all {self.most} connections to PostgreSQL were busy for {self.wait} s: raise max_connections"
+        )
+
+
+def _is_usable(connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> bool:
+    pgconn = connection.pgconn
+    return pgconn.status == ConnStatus.OK and pgconn.transaction_status == TransactionStatus.IDLE
+
+
+def _drop(connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> None:
+    """At once, and without an event loop."""
+    connection.pgconn.finish()
+
+
+def _forget(connections: list[Any]) -> None:
+    """Of the parent process: not even closed, since that would say goodbye in its name."""
+    _inherited.extend(connections)
+
+
+_inherited: list[Any] = []
+
+
+class BlockingLinks(Links["psycopg.Connection[Any]"]):
+    """For threads."""
+
+    def __init__(self, conninfo: str, most: int, wait: float) -> None:
+        super().__init__(conninfo, most, wait)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._free = threading.Semaphore(self.most)
+        self._idle: list[psycopg.Connection[Any]] = []
+
+    @contextmanager
+    def connection(self) -> Iterator[psycopg.Connection[Any]]:
+        """One that nobody else uses meanwhile."""
+        self._check_open()
+        if self._pid != os.getpid():
+            _forget(self._idle)
+            self._begin()
+        if not self._free.acquire(timeout=self.wait):
+            raise self._none_free()
+        try:
+            connection = self._idle_one() or psycopg.connect(self.conninfo, **_OPTIONS)
+            try:
+                yield connection
+            finally:
+                if _is_usable(connection) and not self.is_closed:
+                    self._idle.append(connection)
+                else:
+                    _drop(connection)
+        finally:
+            self._free.release()
+
+    def _idle_one(self) -> psycopg.Connection[Any] | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def close(self) -> None:
+        """Close those that are idle; the others when they are."""
+        self.is_closed = True
+        if self._pid != os.getpid():
+            return
+        while (connection := self._idle_one()) is not None:
+            _drop(connection)
+
+
+class _OfLoop:
+    """Those of one event loop."""
+
+    def __init__(self, most: int) -> None:
+        self.free = asyncio.Semaphore(most)
+        self.idle: list[psycopg.AsyncConnection[Any]] = []
+
+
+class AsyncLinks(Links["psycopg.AsyncConnection[Any]"]):
+    """For asyncio, any number of event loops."""
+
+    def __init__(self, conninfo: str, most: int, wait: float) -> None:
+        super().__init__(conninfo, most, wait)
+        self._pid = os.getpid()
+        self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """One that nobody else uses meanwhile."""
+        self._check_open()
+        mine = self._of_this_loop()
+        try:
+            async with asyncio.timeout(self.wait):
+                await mine.free.acquire()
+        except TimeoutError:
+            raise self._none_free() from None
+        try:
+            connection = mine.idle.pop() if mine.idle else await self._new()
+            try:
+                yield connection
+            finally:
+                if _is_usable(connection) and not self.is_closed:
+                    mine.idle.append(connection)
+                else:
+                    _drop(connection)
+        finally:
+            mine.free.release()
+
+    async def _new(self) -> psycopg.AsyncConnection[Any]:
+        return await psycopg.AsyncConnection.connect(self.conninfo, **_OPTIONS)
+
+    def _of_this_loop(self) -> _OfLoop:
+        if running_library() != "asyncio":
+            raise ConfigurationError("backend: PostgreSQL's async port runs under asyncio alone (psycopg)")
+        if self._pid != os.getpid():
+            for one in self._loops.values():
+                _forget(one.idle)
+            self._pid = os.getpid()
+            self._loops = {}
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            self._drop_of_ended_loops()
+            self._loops[loop] = _OfLoop(self.most)
+        return self._loops[loop]
+
+    def _drop_of_ended_loops(self) -> None:
+        for loop, links in list(self._loops.items()):
+            if loop.is_closed():
+                while links.idle:
+                    _drop(links.idle.pop())
+                del self._loops[loop]
+
+    def close(self) -> None:
+        """Close those that are idle, of every loop; the others when they are."""
+        self.is_closed = True
+        if self._pid != os.getpid():
+            return
+        for links in list(self._loops.values()):
+            while links.idle:
+                _drop(links.idle.pop())
+
+
+class PoolLinks:
+    """Those of a pool of the app's own, which opens and closes it."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self.is_closed = False
+        self.wait: float | None = None  # None: the pool's own
+
+    def connection(self) -> Any:
+        """One that nobody else uses meanwhile, as a context."""
+        if self.is_closed:
+            raise _closed()
+        return self._pool.connection(timeout=self.wait)
+
+    def close(self) -> None:
+        """Use it no more."""
+        self.is_closed = True
+
+
+def _closed() -> BackendClosed:
+    return BackendClosed("PostgreSQL was closed: call open(), or start() the manager, first")
+
+
+# --- errors --------------------------------------------------------------------------------------------
+
+
+_BY_STATE: Final[tuple[tuple[type[psycopg.Error], type[BackendError]], ...]] = (
+    (sqlstates.ReadOnlySqlTransaction, BackendReadOnly),
+    (sqlstates.InsufficientPrivilege, BackendReadOnly),
+    (sqlstates.DiskFull, BackendFull),
+    (sqlstates.OutOfMemory, BackendFull),
+    (sqlstates.UndefinedTable, BackendCorrupt),
+    (sqlstates.UndefinedColumn, BackendCorrupt),
+    (sqlstates.DataCorrupted, BackendCorrupt),
+    (sqlstates.IndexCorrupted, BackendCorrupt),
+)
+
+
+def is_lost(problem: Exception) -> bool:
+    """Whether the connection was lost, rather than the statement refused."""
+    gone = (psycopg.OperationalError, psycopg.InterfaceError)
+    return isinstance(problem, gone) and (
+        problem.sqlstate is None or isinstance(problem, sqlstates.AdminShutdown | sqlstates.CrashShutdown)
+    )
+
+
+def translated(problem: Exception, *, sent: bool) -> Exception:
+    """Ours for one of psycopg's; any other as it is. *sent*: a statement may have reached the server."""
+    if isinstance(problem, psycopg.DataError | UnicodeError):
+        return SessionDataError(f"PostgreSQL cannot hold this record: {type(problem).__name__}")
+    for kind, ours in _BY_STATE:
+        if isinstance(problem, kind):
+            return ours(f"PostgreSQL: {problem.diag.message_primary or type(problem).__name__}")
+    if isinstance(problem, psycopg.Error):
+        told = problem.diag.message_primary or str(problem).partition("\n")[0] or type(problem).__name__
+        return BackendUnavailable(f"PostgreSQL: {told}", unknown=sent and problem.sqlstate is None)
+    if isinstance(problem, OSError):
+        return BackendUnavailable(f"PostgreSQL: {problem}", unknown=sent)
+    return problem

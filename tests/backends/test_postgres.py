@@ -1,0 +1,313 @@
+"""What PostgreSQL has beyond the contract: round trips, poolers, lost connections, forks, versions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psycopg
+import psycopg_pool
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from session_middleware import (
+    BackendCorrupt,
+    BackendReadOnly,
+    BackendUnavailable,
+    ConfigurationError,
+    SessionDataError,
+    SessionManager,
+    SessionMiddleware,
+)
+from session_middleware.backends.postgres import PostgresBackend
+from session_middleware.blocking import run_blocking
+from session_middleware.record import CREATED, Committed, Delta, Record, SessionId
+from session_middleware.testing import contract_cases
+from tests.servers.pgbouncer import pgbouncer
+from tests.servers.postgres import PostgresServer, postgres_server
+from tests.servers.processes import ServerMissing
+
+ROOT = Path(__file__).parents[2]
+KEY = "0123456789abcdef0123456789abcdef"
+NOW = 1_760_000_000.0
+ID = SessionId("A" * 22)
+
+
+def record(**facts: Any) -> Record:
+    known = {"id": ID, "secret": "s" * 22, "generation": 1, "created_at": NOW, "last_seen_at": NOW}
+    return Record(**{**known, "deadline": NOW + 1000, "limit": NOW + 9000, **facts})
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> str:
+    return postgres.new_store()
+
+
+@pytest.fixture
+def port(url: str) -> Iterator[Any]:
+    made: Any = PostgresBackend(url).port("blocking")
+    yield made
+    run_blocking(made.close())
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Any]:
+    """Another process's port, as it were."""
+    made: Any = PostgresBackend(url).port("blocking")
+    try:
+        run_blocking(made.open())
+        yield made
+    finally:
+        run_blocking(made.close())
+
+
+@contextmanager
+def statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is sent meanwhile, in threads."""
+    sent: list[str] = []
+    execute, begin = psycopg.Cursor.execute, psycopg.Connection.transaction
+
+    def noted(self: Any, query: Any, *rest: Any, **options: Any) -> Any:
+        sent.append(str(query).split()[0])
+        return execute(self, query, *rest, **options)
+
+    def begun(self: Any, *rest: Any, **options: Any) -> Any:
+        sent.append("BEGIN")
+        return begin(self, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.Cursor, "execute", noted)
+        patch.setattr(psycopg.Connection, "transaction", begun)
+        yield sent
+
+
+def test_a_request_that_reads_takes_one_round_trip_and_one_that_writes_two(
+    port: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_blocking(port.create(record(), NOW)) is CREATED
+    with statements(monkeypatch) as sent:
+        run_blocking(port.load(ID, NOW))
+    assert sent == ["SELECT"]
+    with statements(monkeypatch) as sent:
+        run_blocking(port.load(ID, NOW))
+        assert isinstance(run_blocking(port.commit(ID, Delta(set={"a": b"1"}), NOW)), Committed)
+    assert sent == ["SELECT", "UPDATE"]
+
+
+def test_a_write_after_another_process_wrote_locks_the_row_and_merges(
+    port: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_blocking(port.create(record(), NOW))
+    run_blocking(port.load(ID, NOW))
+    with opened(url) as other:
+        run_blocking(other.commit(ID, Delta(set={"b": b"2"}), NOW))
+    with statements(monkeypatch) as sent:
+        run_blocking(port.commit(ID, Delta(set={"a": b"1"}), NOW))
+    assert sent == ["UPDATE", "BEGIN", "SELECT", "UPDATE"]
+    assert run_blocking(port.load(ID, NOW)).data.pairs == {"a": b"1", "b": b"2"}
+
+
+def test_a_session_begun_anew_under_an_id_is_not_taken_for_the_one_before(port: Any, url: str) -> None:
+    """Both have version 1, and the port has seen the first."""
+    run_blocking(port.create(record(deadline=NOW + 5), NOW))
+    run_blocking(port.load(ID, NOW))
+    again = record(created_at=NOW + 10, secret="t" * 22)
+    with opened(url) as other:
+        assert run_blocking(other.create(again, NOW + 10)) is CREATED
+    run_blocking(port.commit(ID, Delta(set={"a": b"1"}), NOW + 2))  # a clock that is behind
+    assert run_blocking(port.load(ID, NOW + 11)).secret == "t" * 22
+
+
+def test_an_address_shows_no_password_anywhere() -> None:
+    backend = PostgresBackend("postgresql://ada:hunter2@127.0.0.1:1/db?connect_timeout=2")
+    assert backend.url == "postgresql://ada@127.0.0.1:1/db"
+    assert "hunter2" not in repr(backend)
+    with pytest.raises(BackendUnavailable) as refused:
+        run_blocking(backend.port("blocking").load(ID, NOW))
+    assert "hunter2" not in str(refused.value)
+    assert not refused.value.unknown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"url": "mysql://x"}, "url: pass an address"),
+        ({}, "url: pass an address"),
+        ({"url": "postgresql://x", "max_connections": 0}, "max_connections: found 0"),
+        ({"url": "postgresql://x", "wait": -1}, "wait"),
+        ({"pool": 5}, "pool: found int"),
+        (
+            {"pool": psycopg_pool.ConnectionPool("", open=False), "url": "postgresql://x"},
+            "either url or pool",
+        ),
+    ],
+)
+def test_an_illegal_argument_is_named(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        PostgresBackend(**arguments)
+
+
+def test_a_pool_of_the_apps_own_serves_threads(url: str) -> None:
+    with psycopg_pool.ConnectionPool(url, min_size=1, max_size=2) as pool:
+        backend = PostgresBackend(pool=pool)
+        assert backend.colours == {"blocking"}
+        sessions = SessionManager(backend, log=False).blocking
+        made = sessions.create_session("ada", {"a": 1})
+        assert dict(sessions.update_session(made.id, b=2)) == {"a": 1, "b": 2}
+        sessions.stop()
+        assert not pool.closed
+        assert pool.get_stats()["requests_num"] > 0
+
+
+async def _through(pool: Any) -> None:
+    async with pool:
+        manager = SessionManager(PostgresBackend(pool=pool), log=False)
+        made = await manager.create_session("ada", {"a": 1})
+        assert dict(await manager.update_session(made.id, b=2)) == {"a": 1, "b": 2}
+
+
+def test_a_pool_of_the_apps_own_serves_an_event_loop(url: str) -> None:
+    import asyncio
+
+    async def main() -> None:
+        await _through(psycopg_pool.AsyncConnectionPool(url, open=False, min_size=1, max_size=2))
+
+    asyncio.run(main())
+
+
+def test_connections_that_the_server_ended_heal_by_themselves(port: Any, url: str) -> None:
+    run_blocking(port.create(record(), NOW))
+    end_all = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid<>pg_backend_pid() AND query LIKE '%session_middleware%'"
+    )
+    with psycopg.connect(url, autocommit=True) as operator:
+        operator.execute(end_all)
+        assert isinstance(run_blocking(port.load(ID, NOW)), Record)  # a read is repeated
+        operator.execute(end_all)
+        with pytest.raises(BackendUnavailable):  # a write never is: nobody knows what became of it
+            run_blocking(port.delete(ID, NOW, "logout"))
+        assert run_blocking(port.delete(ID, NOW, "logout")) is True
+
+
+def test_a_server_that_refuses_writes_is_told_apart(url: str) -> None:
+    with opened(url), opened(f"{url}%20-cdefault_transaction_read_only%3Don") as only_reads:
+        with pytest.raises(BackendReadOnly):
+            run_blocking(only_reads.create(record(), NOW))
+        assert run_blocking(only_reads.load(ID, NOW)) is None
+
+
+def test_what_text_of_postgresql_cannot_hold_is_an_error_of_the_data(port: Any) -> None:
+    with pytest.raises(SessionDataError):
+        run_blocking(port.create(record(user_id="nul \0"), NOW))
+    assert run_blocking(port.create(record(user_id="ada"), NOW)) is CREATED
+
+
+def test_tables_of_a_newer_release_are_refused(url: str) -> None:
+    with opened(url), psycopg.connect(url, autocommit=True) as operator:
+        operator.execute("UPDATE session_middleware_version SET version=99")
+    with pytest.raises(BackendCorrupt, match="newer release"), opened(url):
+        pass
+
+
+FORK = """
+import os, sys
+from session_middleware import SessionManager
+sessions = SessionManager(sys.argv[1], log=False).blocking
+made = sessions.create_session("ada", {"n": 0})
+child = os.fork()
+for _ in range(50):
+    sessions.transact(made.id, lambda session: session.update(n=session["n"] + 1))
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print(sessions.get_session(made.id)["n"])
+sessions.stop()
+"""
+
+
+def test_after_a_fork_both_go_on_with_connections_of_their_own(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FORK, url],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("100\n", "")
+
+
+THROUGH_A_POOLER = [
+    case
+    for case in contract_cases()
+    if "linearizable" in case.name
+    or "parallel" in case.name
+    or "at once" in case.name
+    or "lease" in case.name
+]
+
+
+@pytest.fixture(scope="module")
+def pooled(
+    postgres: PostgresServer, unavailable: Callable[[str], NoReturn]
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A database behind PgBouncer, which knows no search path; and what empties it."""
+    with psycopg.connect(postgres.url, autocommit=True) as operator:
+        operator.execute("CREATE DATABASE pooled")
+    direct = postgres.url.replace("/postgres", "/pooled")
+
+    def empty() -> None:
+        with psycopg.connect(direct, autocommit=True) as operator:
+            operator.execute("DROP SCHEMA public CASCADE")
+            operator.execute("CREATE SCHEMA public")
+
+    try:
+        with pgbouncer(postgres, "pooled") as address:
+            yield address, empty
+    except ServerMissing as problem:
+        unavailable(str(problem))
+
+
+@pytest.mark.parametrize("case", THROUGH_A_POOLER, ids=lambda case: case.name)
+def test_it_works_through_pgbouncer_in_transaction_mode(
+    case: Any, pooled: tuple[str, Callable[[], None]]
+) -> None:
+    address, empty = pooled
+    for colour in case.colours:
+        empty()
+        several = cycle([PostgresBackend(address) for _ in range(2)])
+        case.run_in(colour, lambda several=several: next(several))
+
+
+def count(request: Request) -> PlainTextResponse:
+    request.session["n"] = request.session.get("n", 0) + 1
+    return PlainTextResponse(str(request.session["n"]))
+
+
+def test_visitors_get_503_while_the_server_is_away_and_their_sessions_after_it() -> None:
+    try:
+        with postgres_server() as server:
+            url = server.new_store()
+            app = Starlette(routes=[Route("/", count)])
+            served = SessionMiddleware(app, KEY, backend=url, monitor=False, log=False)
+            with TestClient(served) as client:
+                assert [client.get("/").text for _ in range(2)] == ["1", "2"]
+                server.stop()
+                away = [client.get("/") for _ in range(2)]
+                assert [answer.status_code for answer in away] == [503, 503]
+                assert all("set-cookie" not in answer.headers for answer in away)
+                server.start()
+                assert client.get("/").text == "3"
+    except ServerMissing as problem:
+        pytest.skip(str(problem))

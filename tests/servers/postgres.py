@@ -1,0 +1,98 @@
+"""A real PostgreSQL for tests."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.servers.processes import ended, free_port, nobody, program, until
+
+__all__ = ["PostgresServer", "postgres_server"]
+
+_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
+_SETTINGS = {
+    "fsync": "off",  # a test loses no power
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    "listen_addresses": "127.0.0.1",
+    "autovacuum": "off",
+    "log_min_messages": "fatal",
+}
+
+
+class PostgresServer:
+    """A cluster in a folder; each test has a schema of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._user = nobody()
+        if self._user:
+            os.chown(folder, self._user["user"], self._user["group"])
+        initdb = program("initdb", *_FOLDERS)
+        self._run(
+            [initdb, "-D", str(folder / "data"), "-U", "tests", "-A", "trust", "-N", "--no-instructions"]
+        )
+
+    def start(self) -> None:
+        """Begin to listen, on the same port each time."""
+        settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        command = [program("postgres", *_FOLDERS), "-D", str(self.folder / "data"), *settings]
+        command += ["-p", str(self.port), "-c", f"unix_socket_directories={self.folder}"]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._user
+        )
+        until(self._answers, "PostgreSQL answers")
+
+    def stop(self) -> None:
+        """End it, and the connections to it."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+            ended(self.process)
+            self.process = None
+
+    def new_store(self) -> str:
+        """The URL of an empty schema."""
+        import psycopg
+
+        name = f"test_{secrets.token_hex(8)}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}")  # type: ignore[call-overload]
+        return f"{self.url}?options=-csearch_path%3D{name}"
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://tests@127.0.0.1:{self.port}/postgres"
+
+    def _answers(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self.url).close()
+        except psycopg.OperationalError:
+            assert self.process is not None
+            assert self.process.poll() is None, "PostgreSQL has ended"
+            return False
+        return True
+
+    def _run(self, command: list[str]) -> None:
+        subprocess.run(command, check=True, capture_output=True, timeout=120, **self._user)  # type: ignore[call-overload]
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """One that runs, in a folder that goes with it. Raises `ServerMissing`."""
+    with TemporaryDirectory(prefix="postgres-") as folder:
+        server = PostgresServer(Path(folder))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
