@@ -14,6 +14,8 @@ import pytest
 
 from session_middleware.backends.base import Backend, LoadAnswer
 from session_middleware.backends.memory import MemoryBackend
+from session_middleware.backends.postgres import PostgresBackend
+from session_middleware.backends.sqlite import SQLiteBackend
 from session_middleware.record import (
     CREATED,
     EXISTS,
@@ -47,6 +49,7 @@ from session_middleware.testing.histories import (
     record_processes,
     record_threads,
 )
+from tests.servers.postgres import PostgresServer
 
 S = SessionId("s")
 NEW = Record(
@@ -250,16 +253,15 @@ def test_histories_find_no_fault_in_a_right_one() -> None:
 # Backends of this package
 
 
-def memory(_: Path) -> Callable[[], Backend]:
-    return MemoryBackend
-
-
-def sqlite(folder: Path) -> Callable[[], Backend]:
-    module = pytest.importorskip("session_middleware.backends.sqlite")
-    return partial(module.SQLiteBackend, folder / "sessions.db")
-
-
-BACKENDS = pytest.mark.parametrize("backend", [memory, sqlite])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Backend]:
+    """Makes one that looks into the same store each time, but for memory."""
+    if request.param == "memory":
+        return MemoryBackend
+    if request.param == "sqlite":
+        return partial(SQLiteBackend, tmp_path / "sessions.db")
+    server: PostgresServer = request.getfixturevalue(request.param)
+    return partial(PostgresBackend, server.new_store())
 
 
 async def in_one_loop(backend: Backend, seeds: range, shape: Shape) -> list[list[Operation]]:
@@ -275,17 +277,13 @@ def assert_linearizable(histories: list[list[Operation]]) -> None:
         assert is_linearizable(history), describe(history)
 
 
-@BACKENDS
 @pytest.mark.parametrize("shape", [Shape(), Shape(cancel=0.15)], ids=["heard", "cancelled"])
-def test_tasks_of_one_loop_are_linearizable(
-    backend: Callable[[Path], Callable[[], Backend]], shape: Shape, tmp_path: Path
-) -> None:
-    assert_linearizable(asyncio.run(in_one_loop(backend(tmp_path)(), range(200, 220), shape)))
+def test_tasks_of_one_loop_are_linearizable(backend: Callable[[], Backend], shape: Shape) -> None:
+    assert_linearizable(asyncio.run(in_one_loop(backend(), range(200, 220), shape)))
 
 
-@BACKENDS
-def test_threads_are_linearizable(backend: Callable[[Path], Callable[[], Backend]], tmp_path: Path) -> None:
-    port = backend(tmp_path)().port("blocking")
+def test_threads_are_linearizable(backend: Callable[[], Backend]) -> None:
+    port = backend().port("blocking")
     assert_linearizable([record_threads(port, seed) for seed in range(300, 320)])
     asyncio.run(port.close())
 
@@ -317,9 +315,10 @@ def test_threads_that_share_nothing_are_found_out() -> None:
     assert not is_linearizable(record_threads(EachThreadItsOwn(), 300))
 
 
-def test_processes_are_linearizable_and_survive_a_kill(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"], indirect=True)
+def test_processes_are_linearizable_and_survive_a_kill(backend: Callable[[], Backend]) -> None:
     shape = Shape(clients=4)
-    assert_linearizable(record_processes(sqlite(tmp_path), 400, shape, histories=6, kill=True))
+    assert_linearizable(record_processes(backend, 400, shape, histories=6, kill=True))
 
 
 def test_processes_that_share_nothing_are_found_out() -> None:

@@ -10,25 +10,16 @@ own. `alone` tells whether it may expect to see no others.
 from __future__ import annotations
 
 import itertools
-import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from session_middleware import (
-    MemoryBackend,
-    SessionCapacityError,
-    SessionManager,
-    SessionNotFoundError,
-    SQLiteBackend,
-)
+from session_middleware import SessionCapacityError, SessionManager, SessionNotFoundError
 from session_middleware.backends.base import Backend, Colour
 from session_middleware.jobs import ERROR, ITEM, MOVED_AT, PROGRESS
 from session_middleware.testing.clock import ManualClock
@@ -112,18 +103,16 @@ class Known:
 class ManagerMachine(RuleBasedStateMachine):
     """Rules over one manager; `make_backend` and `colour` come with `machine_for`."""
 
-    make_backend: ClassVar[Callable[[Path], Backend]]
+    make_backend: ClassVar[Callable[[], Backend]]  # once for each run
     colour: ClassVar[Colour]
     options: ClassVar[dict[str, Any]] = {}
     name: ClassVar[str] = ""
     alone: ClassVar[bool] = True
     total: ClassVar[int] = 1_000_000
     per_user: ClassVar[int] = 1_000_000
-    folder: ClassVar[Path | None] = None  # None: a new one for each run
 
     def __init__(self) -> None:
         super().__init__()
-        self.place = self.folder or Path(tempfile.mkdtemp())
         self.clock = ManualClock(START)
         settings = {
             "idle_timeout": IDLE,
@@ -132,7 +121,7 @@ class ManagerMachine(RuleBasedStateMachine):
             **self.options,
         }
         manager = SessionManager(
-            self.make_backend(self.place), clock=self.clock, monotonic=self.clock, log=False, **settings
+            self.make_backend(), clock=self.clock, monotonic=self.clock, log=False, **settings
         )
         self.driven = Driven(manager, self.colour, self.clock)
         self.run = f"{self.name}{next(_runs)}-"  # earlier runs may have left sessions in the same store
@@ -140,8 +129,6 @@ class ManagerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.driven.close()
-        if self.folder is None:
-            shutil.rmtree(self.place)
 
     # --- one session ---
 
@@ -486,15 +473,8 @@ def limited(machine: type[ManagerMachine], *, total: int, per_user: int) -> type
 
 
 def machine_for(
-    kind: str, colour: Colour, *, folder: Path | None = None, name: str = ""
+    make: Callable[[], Backend], colour: Colour, *, name: str = "", alone: bool = True
 ) -> type[ManagerMachine]:
-    """A machine over memory or SQLite; over a shared *folder* it is not alone."""
-    make = {"memory": lambda _: MemoryBackend(), "sqlite": lambda place: SQLiteBackend(place / "sessions.db")}
-    attributes = {
-        "make_backend": staticmethod(make[kind]),
-        "colour": colour,
-        "folder": folder,
-        "name": name,
-        "alone": folder is None,
-    }
-    return type(f"Machine_{kind}_{colour}", (ManagerMachine,), attributes)
+    """A machine over what *make* makes; on a store of others it has a *name*, and is not alone."""
+    attributes = {"make_backend": staticmethod(make), "colour": colour, "name": name, "alone": alone}
+    return type(f"Machine_{colour}", (ManagerMachine,), attributes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +15,54 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from session_middleware import MemoryBackend
-from session_middleware.backends.base import Colour
+from session_middleware.backends.base import Backend, Colour
 from session_middleware.backends.capabilities import Caps, Page
 from session_middleware.record import UNSET, Delta, Record, SessionId, replace
 from session_middleware.where import Where
+from tests.servers.postgres import PostgresServer
 from tests.stateful.machine import ManagerMachine, limited, machine_for
+from tests.test_manager import backend_named
 
 ROOT = Path(__file__).parents[2]
 SLICE = settings(max_examples=15, stateful_step_count=30, deadline=None, derandomize=True, database=None)
 
 
-@pytest.mark.parametrize("colour", ["async", "blocking"])
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_random_operations_do_what_the_model_says(kind: str, colour: Colour) -> None:
-    run_state_machine_as_test(machine_for(kind, colour), settings=SLICE)
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Backend]:
+    """Makes one that is empty."""
+    numbers = count()
+
+    def an_empty_one() -> Backend:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        return backend_named(request.param, request, folder)
+
+    return an_empty_one
 
 
 @pytest.mark.parametrize("colour", ["async", "blocking"])
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_random_operations_within_limits_do_what_the_model_says(kind: str, colour: Colour) -> None:
-    machine = limited(machine_for(kind, colour), total=5, per_user=2)
+def test_random_operations_do_what_the_model_says(make: Callable[[], Backend], colour: Colour) -> None:
+    run_state_machine_as_test(machine_for(make, colour), settings=SLICE)
+
+
+@pytest.mark.parametrize("colour", ["async", "blocking"])
+def test_random_operations_within_limits_do_what_the_model_says(
+    make: Callable[[], Backend], colour: Colour
+) -> None:
+    machine = limited(machine_for(make, colour), total=5, per_user=2)
     run_state_machine_as_test(machine, settings=SLICE)
 
 
-def test_several_processes_on_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_several_processes_on_one_store_do_not_disturb_each_other(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'sessions.db'}"
+    if store == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = server.new_store()
     commands = [
-        [sys.executable, "-m", "tests.stateful", str(tmp_path), name, colour, str(number), "6"]
+        [sys.executable, "-m", "tests.stateful", url, name, colour, str(number), "6"]
         for number, (name, colour) in enumerate([("x", "async"), ("y", "blocking")])
     ]
     running = [
@@ -141,7 +165,7 @@ class EpochIsOver(MemoryBackend):
 )
 def test_a_backend_that_breaks_a_promise_is_found(broken: type[MemoryBackend]) -> None:
     class Free(ManagerMachine):
-        make_backend = staticmethod(lambda _: broken())
+        make_backend = staticmethod(broken)
         colour = "async"
 
     limits = broken in {EndsTheNewest, HasRoomForOneMore}
