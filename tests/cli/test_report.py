@@ -348,11 +348,18 @@ def test_from_the_end_only_what_is_new_is_followed(tmp_path: Path) -> None:
     assert found == [b"new"]
 
 
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+runpy.run_module("session_middleware", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_following_prints_events_as_they_come_until_it_is_interrupted(tmp_path: Path) -> None:
     log = write(
         tmp_path / "a.log", [event("session_created", START, "s"), event("session_created", START, "t")]
     )
-    command = [sys.executable, "-m", "session_middleware", "report", str(log), "--follow", "--session", "s"]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "report", str(log), "--follow", "--session", "s"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -361,4 +368,7 @@ def test_following_prints_events_as_they_come_until_it_is_interrupted(tmp_path: 
             file.write(event("session_deleted", START + 1, "s", reason="logout") + "\n")
         assert json.loads(process.stdout.readline())["event"] == "session_deleted"
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        try:
+            assert process.wait(30) == 0
+        finally:
+            process.kill()

@@ -1,4 +1,4 @@
-"""Every test here runs six times: over memory and SQLite, in an event loop, without one, and over WSGI."""
+"""Every test here runs nine times: over each backend, in an event loop, without one, and over WSGI."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from session_middleware.backends.base import Backend
-from session_middleware.backends.memory import MemoryBackend
-from session_middleware.backends.sqlite import SQLiteBackend
+from session_middleware.blocking import run_blocking
 from tests.life.harness import Browser, Driver, Site
+from tests.test_manager import backend_named
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    return MemoryBackend() if request.param == "memory" else SQLiteBackend(tmp_path / "sessions.db")
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    made: Backend = backend_named(request.param, request, tmp_path)
+    yield made
+    run_blocking(made.port("blocking").close())  # a test may have looked into it
 
 
 @pytest.fixture(params=["async", "blocking", "wsgi"])

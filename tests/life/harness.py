@@ -320,10 +320,16 @@ class Site:
                 held.end()
         self.run(self.port.inner.close())
         if self.loop is not None:
-            for task in asyncio.all_tasks(self.loop):
-                task.cancel()
-            self.loop.run_until_complete(asyncio.sleep(0))
+            self.loop.run_until_complete(_cancelled(asyncio.all_tasks(self.loop)))
             self.loop.close()
+
+
+async def _cancelled(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel them, and wait until they are over: a connection is let go of in several steps."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=60)
 
 
 # --- over ASGI ---

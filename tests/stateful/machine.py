@@ -103,7 +103,7 @@ class Known:
 class ManagerMachine(RuleBasedStateMachine):
     """Rules over one manager; `make_backend` and `colour` come with `machine_for`."""
 
-    make_backend: ClassVar[Callable[[], Backend]]  # once for each run
+    make_backend: Callable[[], Backend]  # once for each run
     colour: ClassVar[Colour]
     options: ClassVar[dict[str, Any]] = {}
     name: ClassVar[str] = ""

@@ -35,7 +35,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Backend
     def an_empty_one() -> Backend:
         folder = tmp_path / str(next(numbers))
         folder.mkdir()
-        return backend_named(request.param, request, folder)
+        made: Backend = backend_named(request.param, request, folder)
+        return made
 
     return an_empty_one
 
@@ -165,7 +166,7 @@ class EpochIsOver(MemoryBackend):
 )
 def test_a_backend_that_breaks_a_promise_is_found(broken: type[MemoryBackend]) -> None:
     class Free(ManagerMachine):
-        make_backend = staticmethod(broken)
+        make_backend: Callable[[], Backend] = staticmethod(broken)
         colour = "async"
 
     limits = broken in {EndsTheNewest, HasRoomForOneMore}
