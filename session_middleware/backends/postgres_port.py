@@ -16,6 +16,7 @@ from session_middleware.backends import postgres_caps, postgres_sql
 from session_middleware.backends.base import EndedRecord, LoadAnswer
 from session_middleware.backends.capabilities import Admitted, Caps, Page, Position, Salvaged, Summary, Usage
 from session_middleware.backends.postgres_sql import Ask, Stored
+from session_middleware.errors import SessionDataError
 from session_middleware.record import (
     Committed,
     CreateResult,
@@ -66,15 +67,14 @@ class PostgresPort:
     async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         """See `Port.commit`."""
         before = self._seen.pop(id, None)
-        if before is not None and before.record.deadline > now:
-            applied = apply(before.record, delta, now)
-            if not isinstance(applied, Refused):  # a refusal is for the row itself to give
-                after, committed = applied
-                swap = partial(postgres_sql.swap, before=before, after=after, now=now)
-                stored = await self._alone(swap)
-                if stored is not None:
-                    self._note(id, stored)
-                    return committed
+        applied = None if before is None else _applied(before.record, delta, now)
+        if before is not None and applied is not None:
+            after, committed = applied
+            swap = partial(postgres_sql.swap, before=before, after=after, now=now)
+            stored = await self._alone(swap)
+            if stored is not None:
+                self._note(id, stored)
+                return committed
         answer, stored = await self._together(lambda ask: postgres_sql.commit(ask, id, delta, now))
         self._note(id, stored)
         return answer
@@ -183,3 +183,14 @@ class PostgresPort:
             self._seen[id_] = stored
             while len(self._seen) > _SEEN:
                 self._seen.popitem(last=False)
+
+
+def _applied(record: Record, delta: Delta, now: float) -> tuple[Record, Committed] | None:
+    """What becomes of a record that may be out of date. None: a refusal, which is for the row to give."""
+    if record.deadline <= now:
+        return None
+    try:
+        applied = apply(record, delta, now)
+    except SessionDataError:
+        return None
+    return None if isinstance(applied, Refused) else applied

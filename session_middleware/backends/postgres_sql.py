@@ -117,6 +117,7 @@ _EPOCH: Final = "(SELECT before FROM session_middleware_epoch)"
 _LIVE: Final = f"s.noted_at IS NULL AND s.deadline>%s AND s.created_at>={_EPOCH}"
 _EVERY: Final = (*COLUMNS, "priority")
 _ID_AT, _CREATED_AT, _USER_AT = (_HEADER.index(name) for name in ("id", "created_at", "user_id"))
+_FACTS_AT: Final = _HEADER.index("facts")
 _BUCKET_AT: Final = len(_HEADER) + 1
 
 # Only names of tables and columns are put into these texts; values are always parameters.
@@ -132,7 +133,7 @@ _INSERT: Final = (
 )
 _SWAP: Final = (
     f"UPDATE {_TABLE} s SET {','.join(f'{name}=%s' for name in _EVERY)}"  # noqa: S608
-    f" WHERE s.id=%s AND s.version=%s AND s.created_at=%s AND {_LIVE}"
+    f" WHERE s.id=%s AND s.version=%s AND s.facts=%s AND {_LIVE}"
 )
 _END: Final = (
     f"UPDATE {_TABLE} s SET ended_reason=%s,ended_at=%s,ended_by=%s,noted_at=%s,"  # noqa: S608
@@ -141,10 +142,14 @@ _END: Final = (
 
 
 class Stored(NamedTuple):
-    """A record as it was read, and where it is filed."""
+    """A record as it was read, and where it is filed.
+
+    `facts`, as they are in the row, hold the secret: by them a session is told from another under its id.
+    """
 
     record: Record
     bucket: int
+    facts: str
 
 
 # --- the tables ------------------------------------------------------------------------------------------
@@ -188,7 +193,7 @@ async def load(ask: Ask, id_: SessionId, now: float) -> tuple[LoadAnswer, Stored
         return Ended(reason, ended_at, ended_by), None
     record = record_of(row)
     if record.deadline > now and record.created_at >= before:
-        return record, Stored(record, row[_BUCKET_AT])
+        return record, Stored(record, row[_BUCKET_AT], row[_FACTS_AT])
     return ending_of(record, await epoch(ask), now), None
 
 
@@ -202,8 +207,8 @@ async def swap(ask: Ask, before: Stored, after: Record, now: float) -> Stored | 
     """Put *after* in the place of *before*; None where that is no longer what is there."""
     bucket = min(before.bucket, bucket_of(after.deadline))
     row = _row_of(after, bucket)
-    answer = await ask(_SWAP, (*row, after.id, before.record.version, before.record.created_at, now))
-    return Stored(after, bucket) if answer.changed else None
+    answer = await ask(_SWAP, (*row, after.id, before.record.version, before.facts, now))
+    return Stored(after, bucket, row[_EVERY.index("facts")]) if answer.changed else None
 
 
 async def commit(
@@ -213,7 +218,7 @@ async def commit(
     rows = (await ask(f"{_SELECT} WHERE s.id=%s AND {_LIVE} FOR UPDATE", (id_, now))).rows
     if not rows:
         return GONE, None
-    before = Stored(record_of(rows[0]), rows[0][_BUCKET_AT])
+    before = Stored(record_of(rows[0]), rows[0][_BUCKET_AT], rows[0][_FACTS_AT])
     applied = apply(before.record, delta, now)
     if isinstance(applied, Refused):
         return applied, before

@@ -31,7 +31,7 @@ from session_middleware import (
 )
 from session_middleware.backends.postgres import PostgresBackend
 from session_middleware.blocking import run_blocking
-from session_middleware.record import CREATED, Committed, Delta, Record, SessionId
+from session_middleware.record import CREATED, GONE, Committed, Delta, Record, SessionId
 from session_middleware.testing import contract_cases
 from tests.servers.pgbouncer import pgbouncer
 from tests.servers.postgres import PostgresServer, postgres_server
@@ -118,14 +118,25 @@ def test_a_write_after_another_process_wrote_locks_the_row_and_merges(
 
 
 def test_a_session_begun_anew_under_an_id_is_not_taken_for_the_one_before(port: Any, url: str) -> None:
-    """Both have version 1, and the port has seen the first."""
+    """Both have version 1 and one moment of creation, and the port has seen the first."""
     run_blocking(port.create(record(deadline=NOW + 5), NOW))
     run_blocking(port.load(ID, NOW))
-    again = record(created_at=NOW + 10, secret="t" * 22)
+    again = record(secret="t" * 22)
     with opened(url) as other:
         assert run_blocking(other.create(again, NOW + 10)) is CREATED
     run_blocking(port.commit(ID, Delta(set={"a": b"1"}), NOW + 2))  # a clock that is behind
     assert run_blocking(port.load(ID, NOW + 11)).secret == "t" * 22
+
+
+def test_a_copy_that_is_out_of_date_refuses_nothing(port: Any, url: str) -> None:
+    run_blocking(port.create(record(), NOW))
+    run_blocking(port.commit(ID, Delta(set={"n": b'"text"'}), NOW))
+    with opened(url) as other:
+        run_blocking(other.commit(ID, Delta(set={"n": b"1"}), NOW))
+        assert run_blocking(port.commit(ID, Delta(increments={"n": 1}), NOW)).counters == {"n": 2}
+        run_blocking(port.commit(ID, Delta(set={"n": b'"text"'}), NOW))
+        run_blocking(other.delete(ID, NOW, "logout"))
+    assert run_blocking(port.commit(ID, Delta(increments={"n": 1}), NOW)) is GONE
 
 
 def test_an_address_shows_no_password_anywhere() -> None:
