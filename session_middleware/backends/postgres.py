@@ -45,7 +45,8 @@ class PostgresBackend:
         url: `postgresql://user:password@host:port/database`, with libpq's parameters behind `?`. Parts that
             are left out come from the environment (`PGHOST`, `PGPASSWORD`, …), as everywhere with libpq.
         max_connections: of one process and event loop. Default 10; more operations at once wait.
-        wait: seconds that an operation waits for a free connection. Default 5.
+        wait: seconds that an operation waits for a free connection, and for the answer to each statement.
+            Default 5; in threads it is the manager's `backend_timeout`.
         pool: a pool of psycopg_pool that you open and close, instead of *url* and the others:
             `AsyncConnectionPool` serves the async colour, `ConnectionPool` threads.
 

@@ -11,10 +11,12 @@ connection only if it is idle again; else it is closed.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from session_middleware.errors import (
@@ -32,6 +34,7 @@ from session_middleware.loops import running_library
 try:
     import psycopg
     from psycopg import errors as sqlstates
+    from psycopg.conninfo import conninfo_to_dict
     from psycopg.pq import ConnStatus, TransactionStatus
 except ImportError as missing:
     raise ConfigurationError(
@@ -56,6 +59,11 @@ class Links(Generic[ConnectionT]):
         self.wait = wait
         self.is_closed = False
 
+    def options(self) -> _Options:
+        """Of a new connection: the server has as long to take it up as to answer, at least libpq's 2 s."""
+        told = "connect_timeout" in conninfo_to_dict(self.conninfo) or "PGCONNECT_TIMEOUT" in os.environ
+        return _OPTIONS if told else {**_OPTIONS, "connect_timeout": max(2, math.ceil(self.wait))}
+
     def _check_open(self) -> None:
         if self.is_closed:
             raise _closed()
@@ -64,6 +72,37 @@ class Links(Generic[ConnectionT]):
         return BackendUnavailable(
             f"all {self.most} connections to PostgreSQL were busy for {self.wait} s: raise max_connections"
         )
+
+
+class _Answering:
+    """Waits for each answer at most so many seconds, then gives the connection up."""
+
+    most = 5.0  # seconds; set anew whenever the connection is taken
+
+    def wait(self, steps: Any, *arguments: Any, **options: Any) -> Any:
+        """psycopg's, which calls this for every exchange with the server."""
+        return super().wait(self._until(steps), *arguments, **options)  # type: ignore[misc]
+
+    def _until(self, steps: Any) -> Any:
+        deadline = monotonic() + self.most
+        try:
+            waits_for = next(steps)
+            while True:
+                ready = yield waits_for
+                if not ready and monotonic() >= deadline:
+                    self.pgconn.finish()  # type: ignore[attr-defined]
+                    raise BackendUnavailable(f"PostgreSQL did not answer within {self.most} s", unknown=True)
+                waits_for = steps.send(ready)
+        except StopIteration as done:
+            return done.value
+
+
+class _Connection(_Answering, psycopg.Connection[Any]):  # type: ignore[misc]
+    """In threads."""
+
+
+class _AsyncConnection(_Answering, psycopg.AsyncConnection[Any]):  # type: ignore[misc]
+    """Under asyncio."""
 
 
 def _is_usable(connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> bool:
@@ -84,7 +123,7 @@ def _forget(connections: list[Any]) -> None:
 _inherited: list[Any] = []
 
 
-class BlockingLinks(Links["psycopg.Connection[Any]"]):
+class BlockingLinks(Links["_Connection"]):
     """For threads."""
 
     def __init__(self, conninfo: str, most: int, wait: float) -> None:
@@ -94,10 +133,10 @@ class BlockingLinks(Links["psycopg.Connection[Any]"]):
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._free = threading.Semaphore(self.most)
-        self._idle: list[psycopg.Connection[Any]] = []
+        self._idle: list[_Connection] = []
 
     @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection[Any]]:
+    def connection(self) -> Iterator[_Connection]:
         """One that nobody else uses meanwhile."""
         self._check_open()
         if self._pid != os.getpid():
@@ -106,7 +145,8 @@ class BlockingLinks(Links["psycopg.Connection[Any]"]):
         if not self._free.acquire(timeout=self.wait):
             raise self._none_free()
         try:
-            connection = self._idle_one() or psycopg.connect(self.conninfo, **_OPTIONS)
+            connection = self._idle_one() or _Connection.connect(self.conninfo, **self.options())
+            connection.most = self.wait
             try:
                 yield connection
             finally:
@@ -117,7 +157,7 @@ class BlockingLinks(Links["psycopg.Connection[Any]"]):
         finally:
             self._free.release()
 
-    def _idle_one(self) -> psycopg.Connection[Any] | None:
+    def _idle_one(self) -> _Connection | None:
         try:
             return self._idle.pop()
         except IndexError:
@@ -137,10 +177,10 @@ class _OfLoop:
 
     def __init__(self, most: int) -> None:
         self.free = asyncio.Semaphore(most)
-        self.idle: list[psycopg.AsyncConnection[Any]] = []
+        self.idle: list[_AsyncConnection] = []
 
 
-class AsyncLinks(Links["psycopg.AsyncConnection[Any]"]):
+class AsyncLinks(Links["_AsyncConnection"]):
     """For asyncio, any number of event loops."""
 
     def __init__(self, conninfo: str, most: int, wait: float) -> None:
@@ -149,7 +189,7 @@ class AsyncLinks(Links["psycopg.AsyncConnection[Any]"]):
         self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async def connection(self) -> AsyncIterator[_AsyncConnection]:
         """One that nobody else uses meanwhile."""
         self._check_open()
         mine = self._of_this_loop()
@@ -160,6 +200,7 @@ class AsyncLinks(Links["psycopg.AsyncConnection[Any]"]):
             raise self._none_free() from None
         try:
             connection = mine.idle.pop() if mine.idle else await self._new()
+            connection.most = self.wait
             try:
                 yield connection
             finally:
@@ -170,8 +211,8 @@ class AsyncLinks(Links["psycopg.AsyncConnection[Any]"]):
         finally:
             mine.free.release()
 
-    async def _new(self) -> psycopg.AsyncConnection[Any]:
-        return await psycopg.AsyncConnection.connect(self.conninfo, **_OPTIONS)
+    async def _new(self) -> _AsyncConnection:
+        return await _AsyncConnection.connect(self.conninfo, **self.options())
 
     def _of_this_loop(self) -> _OfLoop:
         if running_library() != "asyncio":
@@ -245,6 +286,8 @@ _BY_STATE: Final[tuple[tuple[type[psycopg.Error], type[BackendError]], ...]] = (
 def is_lost(problem: Exception) -> bool:
     """Whether the connection was lost, rather than the statement refused."""
     gone = (psycopg.OperationalError, psycopg.InterfaceError)
+    if isinstance(problem, sqlstates.ConnectionTimeout):
+        return False  # another attempt would take as long
     return isinstance(problem, gone) and (
         problem.sqlstate is None or isinstance(problem, sqlstates.AdminShutdown | sqlstates.CrashShutdown)
     )

@@ -301,6 +301,24 @@ def test_it_works_through_pgbouncer_in_transaction_mode(
         case.run_in(colour, lambda several=several: next(several))
 
 
+def test_a_server_that_hangs_is_given_up_and_taken_up_again_when_it_answers() -> None:
+    try:
+        with postgres_server() as server:
+            port: Any = PostgresBackend(server.new_store(), wait=0.3).port("blocking")
+            run_blocking(port.create(record(), NOW))
+            with server.frozen():
+                with pytest.raises(BackendUnavailable, match=r"did not answer within 0\.3 s") as given_up:
+                    run_blocking(port.commit(ID, Delta(set={"a": b"1"}), NOW))
+                assert given_up.value.unknown
+                with pytest.raises(BackendUnavailable, match="timeout expired") as refused:
+                    run_blocking(port.load(ID, NOW))
+                assert not refused.value.unknown
+            assert isinstance(run_blocking(port.load(ID, NOW)), Record)
+            run_blocking(port.close())
+    except ServerMissing as problem:
+        pytest.skip(str(problem))
+
+
 def count(request: Request) -> PlainTextResponse:
     request.session["n"] = request.session.get("n", 0) + 1
     return PlainTextResponse(str(request.session["n"]))

@@ -58,6 +58,20 @@ class PostgresServer:
             ended(self.process)
             self.process = None
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """All its processes stand still meanwhile: connections stand, and nothing answers."""
+        assert self.process is not None
+        tasks = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        processes = [self.process.pid, *map(int, tasks)]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
+
     def new_store(self) -> str:
         """The URL of an empty schema."""
         import psycopg
