@@ -54,7 +54,7 @@ def sidebar(session: UserSession) -> None:
                 if session.current_page is None:
                     sessions.navigate_to(FIRST)  # so that Back leads to it
                 sessions.navigate_to(page)
-        if st.button("Back", disabled=len(session.navigation_history) < 2, width="stretch"):  # noqa: PLR2004
+        if st.button("Back", disabled=len(session.navigation_history) < 2, width="stretch"):  # noqa: PLR2004  (this page only)
             sessions.go_back()
         if session.user_id is None:
             form("/sign-in", '<button name="user" value="ada">Sign in as Ada</button>')

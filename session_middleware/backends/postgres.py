@@ -12,7 +12,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -66,20 +66,13 @@ class PostgresBackend:
     ) -> None:
         self._pool = pool
         if pool is not None:
-            if url is not None:
-                raise ConfigurationError("url: the pool knows it already; pass either url or pool")
             self.colours = _colours_of(pool)
-            url = "postgresql://"
-        if not str(url).startswith(("postgresql://", "postgres://")):
-            raise ConfigurationError(
-                "url: pass an address such as postgresql://user:password@host:5432/database"
-            )
+        self._conninfo = _conninfo_of(url, pool)
         if type(max_connections) is not int or max_connections < 1:
             raise ConfigurationError(
                 f"max_connections: found {max_connections!r}, pass an integer of at least 1"
             )
-        self.url = _without_password(str(url))
-        self._conninfo = str(url)
+        self.url = _without_password(self._conninfo)
         self._most = max_connections
         self._wait = seconds("wait", wait)
         self._ports: dict[Colour, Port] = {}
@@ -125,7 +118,7 @@ class _BlockingPort(PostgresPort):
 
     async def wait(self, seconds: float) -> None:
         """Sleeps."""
-        time.sleep(seconds)  # noqa: ASYNC251  (no event loop runs here)
+        time.sleep(seconds)  # noqa: ASYNC251  (the blocking colour: no event loop runs here)
 
     def bound(self, seconds: float) -> None:
         """See `Bounded.bound`."""
@@ -133,7 +126,7 @@ class _BlockingPort(PostgresPort):
 
     async def _alone(self, operation: Callable[[Ask], Awaitable[T]], *, again: bool = False) -> T:
         self._migrate()
-        return self._run(operation, _as_it_is, attempts=_ATTEMPTS if again else 1)
+        return self._run(operation, nullcontext, attempts=_ATTEMPTS if again else 1)
 
     async def _together(self, operation: Callable[[Ask], Awaitable[T]]) -> T:
         self._migrate()
@@ -144,7 +137,7 @@ class _BlockingPort(PostgresPort):
             return
         with self._migrating:
             if not self._is_migrated:
-                known = self._run(postgres_sql.version, _as_it_is, attempts=_ATTEMPTS)
+                known = self._run(postgres_sql.version, nullcontext, attempts=_ATTEMPTS)
                 if _needs_migration(known):
                     self._run(postgres_sql.migrate, _in_transaction, attempts=1)
                 self._is_migrated = True
@@ -167,8 +160,8 @@ class _BlockingPort(PostgresPort):
                     return Answer(cursor.fetchall() if cursor.description else (), cursor.rowcount)
 
                 with within(connection):
-                    return run_blocking(operation(ask))  # type: ignore[arg-type]
-        except Exception as problem:
+                    return run_blocking(operation(ask))  # type: ignore[arg-type]  # it is a coroutine
+        except Exception as problem:  # psycopg's become ours, any other goes on as it is
             if attempts > 1 and is_lost(problem):
                 return self._run(operation, within, attempts=attempts - 1)
             raise translated(problem, sent=sent) from problem
@@ -197,7 +190,7 @@ class _AsyncPort(PostgresPort):
 
     async def _alone(self, operation: Callable[[Ask], Awaitable[T]], *, again: bool = False) -> T:
         await self._migrate()
-        return await self._run(operation, _as_it_is_async, attempts=_ATTEMPTS if again else 1)
+        return await self._run(operation, nullcontext, attempts=_ATTEMPTS if again else 1)
 
     async def _together(self, operation: Callable[[Ask], Awaitable[T]]) -> T:
         await self._migrate()
@@ -206,7 +199,7 @@ class _AsyncPort(PostgresPort):
     async def _migrate(self) -> None:
         if self._is_migrated:
             return
-        known = await self._run(postgres_sql.version, _as_it_is_async, attempts=_ATTEMPTS)
+        known = await self._run(postgres_sql.version, nullcontext, attempts=_ATTEMPTS)
         if _needs_migration(known):
             await self._run(postgres_sql.migrate, _in_transaction, attempts=1)
         self._is_migrated = True
@@ -230,26 +223,10 @@ class _AsyncPort(PostgresPort):
 
                 async with within(connection):
                     return await operation(ask)
-        except Exception as problem:
+        except Exception as problem:  # psycopg's become ours, any other goes on as it is
             if attempts > 1 and is_lost(problem):
                 return await self._run(operation, within, attempts=attempts - 1)
             raise translated(problem, sent=sent) from problem
-
-
-class _as_it_is:  # noqa: N801  (used as a function)
-    """Each statement is a transaction of its own."""
-
-    def __init__(self, _: object) -> None: ...
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
-
-
-class _as_it_is_async:  # noqa: N801  (used as a function)
-    """The same under an event loop."""
-
-    def __init__(self, _: object) -> None: ...
-    async def __aenter__(self) -> None: ...
-    async def __aexit__(self, *_: object) -> None: ...
 
 
 def _in_transaction(connection: Any) -> Any:
@@ -263,6 +240,16 @@ def _needs_migration(known: int | None) -> bool:
             f"{len(MIGRATIONS)}: upgrade the package"
         )
     return known != len(MIGRATIONS)
+
+
+def _conninfo_of(url: str | None, pool: object) -> str:
+    if pool is not None:
+        if url is not None:
+            raise ConfigurationError("url: the pool knows it already; pass either url or pool")
+        return "postgresql://"
+    if not str(url).startswith(("postgresql://", "postgres://")):
+        raise ConfigurationError("url: pass an address such as postgresql://user:password@host:5432/database")
+    return str(url)
 
 
 def _colours_of(pool: object) -> frozenset[Colour]:

@@ -77,31 +77,34 @@ class Links(Generic[ConnectionT]):
 class _Answering:
     """Waits for each answer at most so many seconds, then gives the connection up."""
 
-    most = 5.0  # seconds; set anew whenever the connection is taken
+    patience = 5.0  # seconds; set anew whenever the connection is taken
 
     def wait(self, steps: Any, *arguments: Any, **options: Any) -> Any:
         """psycopg's, which calls this for every exchange with the server."""
-        return super().wait(self._until(steps), *arguments, **options)  # type: ignore[misc]
+        return super().wait(self._until(steps), *arguments, **options)  # type: ignore[misc]  # of either colour
 
     def _until(self, steps: Any) -> Any:
-        deadline = monotonic() + self.most
+        """The same steps; psycopg sends them a falsy word a few times a second while nothing comes."""
+        deadline = monotonic() + self.patience
         try:
             waits_for = next(steps)
             while True:
                 ready = yield waits_for
                 if not ready and monotonic() >= deadline:
-                    self.pgconn.finish()  # type: ignore[attr-defined]
-                    raise BackendUnavailable(f"PostgreSQL did not answer within {self.most} s", unknown=True)
+                    self.pgconn.finish()  # type: ignore[attr-defined]  # likewise
+                    raise BackendUnavailable(
+                        f"PostgreSQL did not answer within {self.patience} s", unknown=True
+                    )
                 waits_for = steps.send(ready)
         except StopIteration as done:
             return done.value
 
 
-class _Connection(_Answering, psycopg.Connection[Any]):  # type: ignore[misc]
+class _Connection(_Answering, psycopg.Connection[Any]):  # type: ignore[misc]  # its wait is typed
     """In threads."""
 
 
-class _AsyncConnection(_Answering, psycopg.AsyncConnection[Any]):  # type: ignore[misc]
+class _AsyncConnection(_Answering, psycopg.AsyncConnection[Any]):  # type: ignore[misc]  # likewise
     """Under asyncio."""
 
 
@@ -146,7 +149,7 @@ class BlockingLinks(Links["_Connection"]):
             raise self._none_free()
         try:
             connection = self._idle_one() or _Connection.connect(self.conninfo, **self.options())
-            connection.most = self.wait
+            connection.patience = self.wait
             try:
                 yield connection
             finally:
@@ -200,7 +203,7 @@ class AsyncLinks(Links["_AsyncConnection"]):
             raise self._none_free() from None
         try:
             connection = mine.idle.pop() if mine.idle else await self._new()
-            connection.most = self.wait
+            connection.patience = self.wait
             try:
                 yield connection
             finally:

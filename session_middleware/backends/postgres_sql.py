@@ -117,6 +117,7 @@ _EPOCH: Final = "(SELECT before FROM session_middleware_epoch)"
 _LIVE: Final = f"s.noted_at IS NULL AND s.deadline>%s AND s.created_at>={_EPOCH}"
 _EVERY: Final = (*COLUMNS, "priority")
 _ID_AT, _CREATED_AT, _USER_AT = (_HEADER.index(name) for name in ("id", "created_at", "user_id"))
+_DEADLINE_AT: Final = _HEADER.index("deadline")
 _FACTS_AT: Final = _HEADER.index("facts")
 _BUCKET_AT: Final = len(_HEADER) + 1
 
@@ -246,32 +247,32 @@ def _row_of(record: Record, bucket: int | None = None) -> tuple[Any, ...]:
 async def delete_expired(ask: Ask, now: float, most: int) -> tuple[list[EndedRecord], int]:
     """Up to *most* ended records, and how many rows were seen; in a transaction. Skips what others hold."""
     said = await epoch(ask)
-    bucket = bucket_of(now) - 1
-    due = (
-        await ask(
-            f"{_SELECT} WHERE s.noted_at IS NULL AND s.bucket<=%s ORDER BY s.bucket LIMIT %s"
-            " FOR UPDATE SKIP LOCKED",
-            (bucket, most),
-        )
-    ).rows
-    over = [row for row in due if row[_HEADER.index("deadline")] <= now]
-    for row in due:
-        if row not in over:
-            again = max(bucket + 1, bucket_of(row[_HEADER.index("deadline")]))
-            await ask(f"UPDATE {_TABLE} SET bucket=%s WHERE id=%s", (again, row[_ID_AT]))  # noqa: S608  (names)
-    seen = len(due)
+    over, seen = await _due(ask, now, most)
     if seen < most and said.before > -math.inf:
-        swept = (
-            await ask(
-                f"{_SELECT} WHERE s.noted_at IS NULL AND s.created_at<%s ORDER BY s.created_at LIMIT %s"
-                " FOR UPDATE SKIP LOCKED",
-                (said.before, most - seen),
-            )
-        ).rows
+        swept = await _locked(ask, "s.created_at<%s ORDER BY s.created_at", said.before, most - seen)
         known = {row[_ID_AT] for row in over}
         over += [row for row in swept if row[_ID_AT] not in known]
         seen += len(swept)
     return [await end_ended(ask, row, said, now) for row in over], seen
+
+
+async def _due(ask: Ask, now: float, most: int) -> tuple[list[Sequence[Any]], int]:
+    """Rows whose deadline has passed, and how many were looked at; those renewed since are filed again."""
+    bucket = bucket_of(now) - 1
+    due = await _locked(ask, "s.bucket<=%s ORDER BY s.bucket", bucket, most)
+    over: list[Sequence[Any]] = []
+    for row in due:
+        if row[_DEADLINE_AT] <= now:
+            over.append(row)
+        else:
+            again = max(bucket + 1, bucket_of(row[_DEADLINE_AT]))
+            await ask(f"UPDATE {_TABLE} SET bucket=%s WHERE id=%s", (again, row[_ID_AT]))  # noqa: S608  (names)
+    return over, len(due)
+
+
+async def _locked(ask: Ask, which: str, value: float, most: int) -> Sequence[Sequence[Any]]:
+    statement = f"{_SELECT} WHERE s.noted_at IS NULL AND {which} LIMIT %s FOR UPDATE SKIP LOCKED"
+    return (await ask(statement, (value, most))).rows
 
 
 async def forget_endings(ask: Ask, now: float, most: int) -> None:

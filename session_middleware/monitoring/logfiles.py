@@ -122,9 +122,9 @@ def _has_more(file: BinaryIO) -> bool:
 
 def _unpacked(file: BinaryIO) -> BinaryIO:
     """Told by the first bytes, whatever the name is."""
-    buffered = file if isinstance(file, BufferedReader) else BufferedReader(file)  # type: ignore[type-var]
+    buffered = file if isinstance(file, BufferedReader) else BufferedReader(file)  # type: ignore[type-var]  # a raw one
     packed = buffered.peek(2)[:2] == _GZIP
-    return gzip.GzipFile(fileobj=buffered) if packed else buffered  # type: ignore[return-value]
+    return gzip.GzipFile(fileobj=buffered) if packed else buffered  # type: ignore[return-value]  # reads alike
 
 
 def _split(file: BinaryIO, progress: Callable[[], object]) -> Iterator[Line]:

@@ -108,7 +108,7 @@ class SessionMonitor:
         if not isinstance(manager, SessionManager):
             raise ConfigurationError(f"attach: found {type(manager).__name__}, pass a SessionManager")
         for other in [one for one in manager.reporter.attached if one is not self]:
-            if isinstance(other, SessionMonitor) and manager in other._by_default:  # noqa: SLF001
+            if isinstance(other, SessionMonitor) and manager in other._by_default:  # noqa: SLF001  (our own class)
                 other.detach(manager)  # somebody chose: of two monitors each would raise every alert
         if debug and manager in self._by_default:
             self.detach(manager)

@@ -93,7 +93,7 @@ class PrometheusMetrics:
         if _SHARED not in os.environ:
             return self._registry
         together = CollectorRegistry()
-        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]  # its own types lack it
         return together
 
     # --- what the monitor calls ---

@@ -90,7 +90,7 @@ def troubles(health: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 def shown(value: object) -> str:
     """A figure for people."""
     if isinstance(value, float):
-        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"  # noqa: PLR2004
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"  # noqa: PLR2004  (three digits as they are)
     return f"{value:,}" if isinstance(value, int) else "-" if value is None else str(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -188,8 +189,6 @@ async def _through(pool: Any) -> None:
 
 
 def test_a_pool_of_the_apps_own_serves_an_event_loop(url: str) -> None:
-    import asyncio
-
     async def main() -> None:
         await _through(psycopg_pool.AsyncConnectionPool(url, open=False, min_size=1, max_size=2))
 
@@ -301,22 +300,42 @@ def test_it_works_through_pgbouncer_in_transaction_mode(
         case.run_in(colour, lambda several=several: next(several))
 
 
-def test_a_server_that_hangs_is_given_up_and_taken_up_again_when_it_answers() -> None:
+@pytest.fixture
+def own_server(unavailable: Callable[[str], NoReturn]) -> Iterator[PostgresServer]:
+    """One that a test may stop."""
     try:
         with postgres_server() as server:
-            port: Any = PostgresBackend(server.new_store(), wait=0.3).port("blocking")
-            run_blocking(port.create(record(), NOW))
-            with server.frozen():
-                with pytest.raises(BackendUnavailable, match=r"did not answer within 0\.3 s") as given_up:
-                    run_blocking(port.commit(ID, Delta(set={"a": b"1"}), NOW))
-                assert given_up.value.unknown
-                with pytest.raises(BackendUnavailable, match="timeout expired") as refused:
-                    run_blocking(port.load(ID, NOW))
-                assert not refused.value.unknown
-            assert isinstance(run_blocking(port.load(ID, NOW)), Record)
-            run_blocking(port.close())
+            yield server
     except ServerMissing as problem:
-        pytest.skip(str(problem))
+        unavailable(str(problem))
+
+
+def test_a_server_that_hangs_is_given_up_and_taken_up_again_when_it_answers(
+    own_server: PostgresServer,
+) -> None:
+    port: Any = PostgresBackend(own_server.new_store(), wait=0.3).port("blocking")
+    run_blocking(port.create(record(), NOW))
+    with own_server.frozen():
+        with pytest.raises(BackendUnavailable, match=r"did not answer within 0\.3 s") as given_up:
+            run_blocking(port.commit(ID, Delta(set={"a": b"1"}), NOW))
+        assert given_up.value.unknown
+        with pytest.raises(BackendUnavailable, match="timeout expired") as refused:
+            run_blocking(port.load(ID, NOW))
+        assert not refused.value.unknown
+    assert isinstance(run_blocking(port.load(ID, NOW)), Record)
+    run_blocking(port.close())
+
+
+def test_calls_under_asyncio_give_up_a_server_that_hangs_too(own_server: PostgresServer) -> None:
+    async def main() -> None:
+        port: Any = PostgresBackend(own_server.new_store(), wait=0.3).port("async")
+        await port.create(record(), NOW)
+        with own_server.frozen(), pytest.raises(BackendUnavailable, match=r"did not answer within 0\.3 s"):
+            await port.load(ID, NOW)
+        assert isinstance(await port.load(ID, NOW), Record)
+        await port.close()
+
+    asyncio.run(main())
 
 
 def count(request: Request) -> PlainTextResponse:
@@ -324,19 +343,16 @@ def count(request: Request) -> PlainTextResponse:
     return PlainTextResponse(str(request.session["n"]))
 
 
-def test_visitors_get_503_while_the_server_is_away_and_their_sessions_after_it() -> None:
-    try:
-        with postgres_server() as server:
-            url = server.new_store()
-            app = Starlette(routes=[Route("/", count)])
-            served = SessionMiddleware(app, KEY, backend=url, monitor=False, log=False)
-            with TestClient(served) as client:
-                assert [client.get("/").text for _ in range(2)] == ["1", "2"]
-                server.stop()
-                away = [client.get("/") for _ in range(2)]
-                assert [answer.status_code for answer in away] == [503, 503]
-                assert all("set-cookie" not in answer.headers for answer in away)
-                server.start()
-                assert client.get("/").text == "3"
-    except ServerMissing as problem:
-        pytest.skip(str(problem))
+def test_visitors_get_503_while_the_server_is_away_and_their_sessions_after_it(
+    own_server: PostgresServer,
+) -> None:
+    app = Starlette(routes=[Route("/", count)])
+    served = SessionMiddleware(app, KEY, backend=own_server.new_store(), monitor=False, log=False)
+    with TestClient(served) as client:
+        assert [client.get("/").text for _ in range(2)] == ["1", "2"]
+        own_server.stop()
+        away = [client.get("/") for _ in range(2)]
+        assert [answer.status_code for answer in away] == [503, 503]
+        assert all("set-cookie" not in answer.headers for answer in away)
+        own_server.start()
+        assert client.get("/").text == "3"

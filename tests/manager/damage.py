@@ -30,7 +30,7 @@ def write(backend: Any, column: str, value: object, session_id: str | None) -> N
         import psycopg
 
         with psycopg.connect(backend._conninfo, autocommit=True) as server:
-            statement: Any = f"UPDATE session_middleware_session SET {column}=%s WHERE id=%s"  # noqa: S608  (as below)
+            statement: Any = f"UPDATE session_middleware_session SET {column}=%s WHERE id=%s"  # noqa: S608  (its name)
             server.execute(statement, (value, session_id))
         return
     with closing(sqlite3.connect(backend.path)) as file, file:

@@ -246,7 +246,7 @@ def marked(manager: SessionManager, act: Callable[[], Iterable[object]]) -> dict
     with tracer.start_as_current_span("request") as span:
         for _ in act():
             pass
-    return dict(span.attributes)  # type: ignore[attr-defined]
+    return dict(span.attributes)  # type: ignore[attr-defined]  # a span of the SDK
 
 
 def test_a_span_tells_the_session_and_the_one_before_it() -> None:

@@ -182,7 +182,7 @@ def test_a_backend_that_hangs_fails_in_time_under_an_event_loop() -> None:
 
         await asyncio.Event().wait()
 
-    watched.port.load = never  # type: ignore[method-assign,assignment]
+    watched.port.load = never  # type: ignore[method-assign,assignment]  # a backend that hangs
     answer = watched.ask("ready", headers={"x-ops": "1"})
     assert answer.code == 503
     assert "longer than" in answer.body["checks"]["backend:responseTime"][0]["output"]

@@ -78,7 +78,7 @@ class PostgresServer:
 
         name = f"test_{secrets.token_hex(8)}"
         with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(f"CREATE SCHEMA {name}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE SCHEMA {name}")  # type: ignore[call-overload]  # a name of ours
         return f"{self.url}?options=-csearch_path%3D{name}"
 
     @property
@@ -97,7 +97,7 @@ class PostgresServer:
         return True
 
     def _run(self, command: list[str]) -> None:
-        subprocess.run(command, check=True, capture_output=True, timeout=120, **self._user)  # type: ignore[call-overload]
+        subprocess.run(command, check=True, capture_output=True, timeout=120, **self._user)  # type: ignore[call-overload]  # a dict of options
 
 
 @contextmanager

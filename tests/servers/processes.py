@@ -47,7 +47,7 @@ def until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, f"never came to hold: {what}"
-        time.sleep(0.02)
+        time.sleep(0.02)  # another process has no clock of ours to move
 
 
 def ended(process: subprocess.Popen[bytes]) -> None:

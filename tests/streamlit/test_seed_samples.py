@@ -302,14 +302,6 @@ st.write(f"Last activity: {session.metrics.last_activity}")
         {"session.metrics.page_views": 1},
         'get_session_manager().navigate_to("here")',
     ),
-    "manual_cleanup": Sample(
-        """
-manager = get_session_manager()
-manager.cleanup_session()
-""",
-        {"get_current_session()": None},
-        'get_session_manager().navigate_to("here")',
-    ),
     "automatic_cleanup": Sample(
         """
 from session_middleware.streamlit import get_persistence_engine
@@ -402,6 +394,24 @@ def test_the_sample_runs(browser: Browser, name: str) -> None:
     shown = "".join(f"\nshow({expression})" for expression in sample.shows)
     run = browser.open().run(f"{IMPORTS}{sample.given}\n{sample.code}{shown}")
     assert run.values == list(sample.shows.values())
+
+
+LIVE = "get_current_session().session_id"
+CLEANUP = """
+manager = get_session_manager()
+manager.cleanup_session()
+"""
+
+
+def test_a_manual_cleanup_ends_the_session(browser: Browser) -> None:
+    """The end closes the WebSocket, maybe before what the script shows has come; so it is asked later."""
+    tab = browser.open()
+    given = f'{IMPORTS}get_session_manager().navigate_to("here")\n'
+    [ended] = tab.run(f"{given}show({LIVE})").values
+    tab.ask(IMPORTS + CLEANUP)
+    assert tab.closed_with() == 1008
+    assert tab.connect().value("get_current_session()") is None
+    assert browser.open().value(LIVE) != ended
 
 
 NAME = """
