@@ -33,9 +33,10 @@ browser:
 
 # What some tests call, and the servers that they start; the same holds.
 tools:
-	@{ command -v jq && command -v pgbouncer && ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 \
-	|| { $(APT_INSTALL) jq pgbouncer postgresql; } >.tools.log 2>&1 \
-	|| echo "no jq, PgBouncer or PostgreSQL here, and they could not be installed"
+	@{ command -v jq && command -v pgbouncer && command -v redis-server && ls /usr/lib/postgresql/*/bin/postgres; } \
+	>/dev/null 2>&1 \
+	|| { $(APT_INSTALL) jq pgbouncer postgresql redis-server; } >.tools.log 2>&1 \
+	|| echo "no jq, PgBouncer, PostgreSQL or Redis here, and they could not be installed"
 	@rm -f .tools.log
 
 demo: $(VENV)/.demo

@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.processes import ServerMissing
+from tests.servers.redis import RedisServer, redis_server
 
 # A run is the same run on every machine; `make campaign` is where chance looks for more.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -43,6 +44,16 @@ def postgres(unavailable: Callable[[str], NoReturn]) -> Iterator[PostgresServer]
     """A real PostgreSQL of this test run."""
     try:
         with postgres_server() as running:
+            yield running
+    except ServerMissing as problem:
+        unavailable(str(problem))
+
+
+@pytest.fixture(scope="session")
+def redis(unavailable: Callable[[str], NoReturn]) -> Iterator[RedisServer]:
+    """A real Redis of this test run."""
+    try:
+        with redis_server() as running:
             yield running
     except ServerMissing as problem:
         unavailable(str(problem))

@@ -115,7 +115,9 @@ def backend_named(where: str, request: pytest.FixtureRequest, folder: Path) -> A
 
 @pytest.fixture(
     params=[
-        f"{where}-{colour}" for where in ("memory", "sqlite", "postgres") for colour in ("async", "blocking")
+        f"{where}-{colour}"
+        for where in ("memory", "sqlite", "postgres", "redis")
+        for colour in ("async", "blocking")
     ]
 )
 def driven(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driven]:

@@ -6,7 +6,8 @@ answer; as soon as the lane is free, a detached task serves everything in the in
 again, until nothing waits.
 
 So a caller who is cancelled disturbs nobody: the owner goes on, and an operation either was never handed over
-or is served whole.
+or is served whole. Where to be cut short would cost the connection, the owner is a task of its own from the
+first operation on (`apart`).
 """
 
 from __future__ import annotations
@@ -32,21 +33,26 @@ class _Waiting(NamedTuple, Generic[OperationT]):
 class Lane(Generic[OperationT]):
     """Hands operations to *serve*: one alone, or up to *most* that waited; never two batches at a time.
 
-    `serve` answers one outcome per operation; what it raises is the outcome of all of them.
+    *apart*: never within a caller's own task, which may be cancelled. `serve` answers one outcome per
+    operation; what it raises is the outcome of all of them.
     """
 
-    def __init__(self, serve: Serve[OperationT], *, most: int = 256) -> None:
+    def __init__(self, serve: Serve[OperationT], *, most: int = 256, apart: bool = False) -> None:
         self._serve = serve
         self._most = most
+        self._apart = apart
         self._inbox: list[_Waiting[OperationT]] = []
         self._owner: asyncio.Task[None] | None = None  # a task that nobody refers to may vanish
         self.is_busy = False
 
     async def do(self, operation: OperationT) -> Outcome:
         """What became of *operation*."""
-        if self.is_busy:
+        if self.is_busy or self._apart:
             waiting = _Waiting(operation, asyncio.get_running_loop().create_future())
             self._inbox.append(waiting)
+            if not self.is_busy:
+                self.is_busy = True
+                self._hand_over()
             return await waiting.answer
         self.is_busy = True
         try:
@@ -54,6 +60,11 @@ class Lane(Generic[OperationT]):
             return outcome
         finally:
             self._hand_over()
+
+    async def drain(self) -> None:
+        """Until all is served that was begun apart."""
+        while (owner := self._owner) is not None:
+            await asyncio.wait([owner])
 
     async def _outcomes(self, operations: Sequence[OperationT]) -> Sequence[Outcome]:
         try:

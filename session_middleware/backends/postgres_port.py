@@ -7,7 +7,6 @@ was faster, it locks the row and looks again.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
@@ -16,7 +15,7 @@ from session_middleware.backends import postgres_caps, postgres_sql
 from session_middleware.backends.base import EndedRecord, LoadAnswer
 from session_middleware.backends.capabilities import Admitted, Caps, Page, Position, Salvaged, Summary, Usage
 from session_middleware.backends.postgres_sql import Ask, Stored
-from session_middleware.errors import SessionDataError
+from session_middleware.backends.seen import Seen
 from session_middleware.record import (
     Committed,
     CreateResult,
@@ -24,7 +23,6 @@ from session_middleware.record import (
     Record,
     Refused,
     SessionId,
-    apply,
 )
 from session_middleware.where import Where
 
@@ -32,7 +30,6 @@ __all__ = ["PostgresPort"]
 
 T = TypeVar("T")
 
-_SEEN: Final = 1024  # records, as they were last read or written here
 _EXPIRED_AT_ONCE: Final = 64  # rows of one cleanup transaction
 _FORGOTTEN_AT_ONCE: Final = 256
 
@@ -43,7 +40,7 @@ class PostgresPort:
     immediate = False
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[SessionId, Stored] = OrderedDict()
+        self._seen: Seen[Stored] = Seen()
 
     @abstractmethod
     async def _alone(self, operation: Callable[[Ask], Awaitable[T]], *, again: bool = False) -> T:
@@ -56,32 +53,31 @@ class PostgresPort:
     async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
         """See `Port.load`."""
         answer, stored = await self._alone(lambda ask: postgres_sql.load(ask, id, now), again=True)
-        self._note(id, stored)
+        self._seen.note(id, stored)
         return answer
 
     async def create(self, record: Record, now: float) -> CreateResult:
         """See `Port.create`."""
-        self._seen.pop(record.id, None)
+        self._seen.drop(record.id)
         return await self._alone(lambda ask: postgres_sql.create(ask, record, now))
 
     async def commit(self, id: SessionId, delta: Delta, now: float) -> Committed | Refused:  # noqa: A002  (the contract's word)
         """See `Port.commit`."""
-        before = self._seen.pop(id, None)
-        applied = None if before is None else _applied(before.record, delta, now)
-        if before is not None and applied is not None:
-            after, committed = applied
+        known = self._seen.applied(id, delta, now)
+        if known is not None:
+            before, (after, committed) = known
             swap = partial(postgres_sql.swap, before=before, after=after, now=now)
             stored = await self._alone(swap)
             if stored is not None:
-                self._note(id, stored)
+                self._seen.note(id, stored)
                 return committed
         answer, stored = await self._together(lambda ask: postgres_sql.commit(ask, id, delta, now))
-        self._note(id, stored)
+        self._seen.note(id, stored)
         return answer
 
     async def delete(self, id: SessionId, now: float, reason: str, by: str | None = None) -> bool:  # noqa: A002  (the contract's word)
         """See `Port.delete`."""
-        self._seen.pop(id, None)
+        self._seen.drop(id)
         return await self._alone(lambda ask: postgres_sql.delete(ask, id, now, reason, by))
 
     async def delete_expired(self, now: float, limit: int) -> Sequence[EndedRecord]:
@@ -146,7 +142,7 @@ class PostgresPort:
 
     async def create_within(self, record: Record, now: float, caps: Caps) -> Admitted[CreateResult]:
         """See `Capped.create_within`."""
-        self._seen.pop(record.id, None)
+        self._seen.drop(record.id)
         return await self._together(lambda ask: postgres_caps.create_within(ask, record, now, caps))
 
     async def commit_within(
@@ -157,11 +153,11 @@ class PostgresPort:
         caps: Caps,
     ) -> Admitted[Committed | Refused]:
         """See `Capped.commit_within`."""
-        self._seen.pop(id, None)
+        self._seen.drop(id)
         answer, stored = await self._together(
             lambda ask: postgres_caps.commit_within(ask, id, delta, now, caps)
         )
-        self._note(id, stored)
+        self._seen.note(id, stored)
         return answer
 
     async def shrink(self, now: float, caps: Caps, limit: int) -> Admitted[None]:
@@ -174,23 +170,5 @@ class PostgresPort:
 
     async def mend(self, record: Record, salvaged: Salvaged) -> bool:
         """See `Salvaging.mend`."""
-        self._seen.pop(record.id, None)
+        self._seen.drop(record.id)
         return await self._alone(lambda ask: postgres_sql.mend(ask, record, salvaged))
-
-    def _note(self, id_: SessionId, stored: Stored | None) -> None:
-        """Keep it as what the next commit tries first."""
-        if stored is not None:
-            self._seen[id_] = stored
-            while len(self._seen) > _SEEN:
-                self._seen.popitem(last=False)
-
-
-def _applied(record: Record, delta: Delta, now: float) -> tuple[Record, Committed] | None:
-    """What becomes of a record that may be out of date. None: a refusal, which is for the row to give."""
-    if record.deadline <= now:
-        return None
-    try:
-        applied = apply(record, delta, now)
-    except SessionDataError:
-        return None
-    return None if isinstance(applied, Refused) else applied

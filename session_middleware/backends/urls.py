@@ -1,4 +1,5 @@
-"""From a URL to a backend: `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`.
+"""From a URL to a backend: `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`,
+`redis://…`.
 
 Backends of other packages register under the entry point group `session_middleware.backends`, by URL scheme,
 as a callable that takes the URL.
@@ -65,9 +66,23 @@ def _postgres(rest: str) -> Backend:
     return PostgresBackend(f"postgresql://{rest}")
 
 
+def _redis(scheme: str) -> Callable[[str], Backend]:
+    def make(rest: str) -> Backend:
+        from session_middleware.backends.redis import RedisBackend  # noqa: PLC0415  (only what is asked for)
+
+        return RedisBackend(f"{scheme}://{rest}")
+
+    return make
+
+
 _OWN: Mapping[str, Callable[[str], Backend]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     "postgresql": _postgres,
     "postgres": _postgres,
+    **{
+        scheme: _redis(scheme)
+        for name in ("redis", "rediss", "valkey", "valkeys")
+        for scheme in (name, f"{name}+cluster", f"{name}+sentinel")
+    },
 }

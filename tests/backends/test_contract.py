@@ -15,6 +15,7 @@ from session_middleware.backends.memory import MemoryBackend
 from session_middleware.testing import BackendContract, Skipped, broken, contract_cases
 from session_middleware.testing.contract import Case
 from tests.servers.postgres import PostgresServer
+from tests.servers.redis import RedisServer
 
 
 class TestMemoryBackend(BackendContract):
@@ -37,6 +38,15 @@ class TestPostgresBackend(BackendContract):
         module = pytest.importorskip("session_middleware.backends.postgres")
         url = postgres.new_store()
         several = cycle([module.PostgresBackend(url) for _ in range(3)])  # a server has so many connections
+        return lambda: next(several)
+
+
+class TestRedisBackend(BackendContract):
+    @pytest.fixture
+    def make_backend(self, redis: RedisServer) -> Callable[[], Backend]:
+        module = pytest.importorskip("session_middleware.backends.redis")
+        url = redis.new_store()
+        several = cycle([module.RedisBackend(url) for _ in range(3)])
         return lambda: next(several)
 
 

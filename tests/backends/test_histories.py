@@ -15,6 +15,7 @@ import pytest
 from session_middleware.backends.base import Backend, LoadAnswer
 from session_middleware.backends.memory import MemoryBackend
 from session_middleware.backends.postgres import PostgresBackend
+from session_middleware.backends.redis import RedisBackend
 from session_middleware.backends.sqlite import SQLiteBackend
 from session_middleware.record import (
     CREATED,
@@ -49,7 +50,6 @@ from session_middleware.testing.histories import (
     record_processes,
     record_threads,
 )
-from tests.servers.postgres import PostgresServer
 
 S = SessionId("s")
 NEW = Record(
@@ -253,15 +253,15 @@ def test_histories_find_no_fault_in_a_right_one() -> None:
 # Backends of this package
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Backend]:
     """Makes one that looks into the same store each time, but for memory."""
     if request.param == "memory":
         return MemoryBackend
     if request.param == "sqlite":
         return partial(SQLiteBackend, tmp_path / "sessions.db")
-    server: PostgresServer = request.getfixturevalue(request.param)
-    return partial(PostgresBackend, server.new_store())
+    kind = RedisBackend if request.param == "redis" else PostgresBackend
+    return partial(kind, request.getfixturevalue(request.param).new_store())
 
 
 async def in_one_loop(backend: Backend, seeds: range, shape: Shape) -> list[list[Operation]]:
@@ -315,7 +315,7 @@ def test_threads_that_share_nothing_are_found_out() -> None:
     assert not is_linearizable(record_threads(EachThreadItsOwn(), 300))
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "postgres"], indirect=True)
+@pytest.mark.parametrize("backend", ["sqlite", "postgres", "redis"], indirect=True)
 def test_processes_are_linearizable_and_survive_a_kill(backend: Callable[[], Backend]) -> None:
     shape = Shape(clients=4)
     assert_linearizable(record_processes(backend, 400, shape, histories=6, kill=True))

@@ -14,7 +14,7 @@ from tests.life.harness import Browser, Driver, Site
 from tests.test_manager import backend_named
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     made: Backend = backend_named(request.param, request, tmp_path)
     yield made

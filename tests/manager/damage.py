@@ -8,9 +8,12 @@ from typing import Any
 
 from session_middleware.record import replace
 from session_middleware.values import Values
+from tests.servers.redis import client
 from tests.test_manager import Driven
 
 __all__ = ["damage", "stored_text", "write"]
+
+_FIELDS = {"data": "s", "facts": "h"}  # what those of Redis are called
 
 
 def damage(driven: Driven, session_id: str, packed: bytes) -> None:
@@ -26,6 +29,10 @@ def damage(driven: Driven, session_id: str, packed: bytes) -> None:
 
 def write(backend: Any, column: str, value: object, session_id: str | None) -> None:
     """Past the backend."""
+    if backend.url.startswith("redis"):
+        with client(backend.url) as operator:
+            operator.hset(f"session_middleware:session:{session_id}", _FIELDS[column], value)
+        return
     if not hasattr(backend, "path"):
         import psycopg
 
@@ -44,6 +51,9 @@ def stored_text(backend: Any) -> str:
     if hasattr(backend, "path"):
         with closing(sqlite3.connect(backend.path)) as file:
             return "\n".join(file.iterdump())
+    if backend.url.startswith("redis"):
+        with client(backend.url) as operator:
+            return "\n".join(repr(operator.hgetall(key)) for key in operator.keys("*:session:*"))
     import psycopg
 
     with psycopg.connect(backend._conninfo) as server:

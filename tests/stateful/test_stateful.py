@@ -19,7 +19,6 @@ from session_middleware.backends.base import Backend, Colour
 from session_middleware.backends.capabilities import Caps, Page
 from session_middleware.record import UNSET, Delta, Record, SessionId, replace
 from session_middleware.where import Where
-from tests.servers.postgres import PostgresServer
 from tests.stateful.machine import ManagerMachine, limited, machine_for
 from tests.test_manager import backend_named
 
@@ -27,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 SLICE = settings(max_examples=15, stateful_step_count=30, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Backend]:
     """Makes one that is empty."""
     numbers = count()
@@ -54,14 +53,13 @@ def test_random_operations_within_limits_do_what_the_model_says(
     run_state_machine_as_test(machine, settings=SLICE)
 
 
-@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+@pytest.mark.parametrize("store", ["sqlite", "postgres", "redis"])
 def test_several_processes_on_one_store_do_not_disturb_each_other(
     store: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path / 'sessions.db'}"
-    if store == "postgres":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        url = server.new_store()
+    if store != "sqlite":
+        url = request.getfixturevalue(store).new_store()
     commands = [
         [sys.executable, "-m", "tests.stateful", url, name, colour, str(number), "6"]
         for number, (name, colour) in enumerate([("x", "async"), ("y", "blocking")])

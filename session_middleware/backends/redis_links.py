@@ -1,0 +1,265 @@
+"""Connections to Redis: who sends commands, how, and what an error means.
+
+Reading order: `Links` (what both colours do), `BlockingLinks` (a pool for threads), `AsyncLinks` (two lanes
+an event loop), `translated` (errors).
+
+Under asyncio whatever waits at the same moment shares one pipeline, which a task of its own sends: so a
+caller who is cancelled costs no connection, and can never be given another one's answer. What looks at many
+sessions has a lane of its own, so that requests do not wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from session_middleware.backends.coalesce import Lane
+from session_middleware.backends.redis_clients import redis
+from session_middleware.backends.redis_store import SCRIPTS, Command, Keys, Script, Store
+from session_middleware.errors import (
+    BackendClosed,
+    BackendCorrupt,
+    BackendError,
+    BackendFull,
+    BackendReadOnly,
+    BackendUnavailable,
+    ConfigurationError,
+    SessionDataError,
+)
+from session_middleware.loops import running_library
+
+__all__ = ["AsyncLinks", "BlockingLinks", "Links", "translated"]
+
+_ATTEMPTS: Final = 2  # of what may be repeated: the first may meet a connection that the server has ended
+_TOGETHER: Final = 128  # operations that share a pipeline
+
+
+class Links(Store):
+    """Commands go out by `_exchange`, which a colour brings."""
+
+    def __init__(self, keys: Keys, wait: float, *, in_order: bool) -> None:
+        self.keys = keys
+        self.wait = wait
+        self.is_closed = False
+        self._in_order = in_order  # one server does the commands of a pipeline one after the other
+
+    async def ask(self, *stages: Sequence[Command], again: bool = False, slow: bool = False) -> list[Any]:
+        """See `Store.ask`."""
+        if self.is_closed:
+            raise BackendClosed("Redis was closed: call open(), or start() the manager, first")
+        parts = [[command for stage in stages for command in stage]] if self._in_order else stages
+        answers: list[Any] = []
+        for part in parts:
+            if part:
+                answers += await self._answers(part, _ATTEMPTS if again else 1, slow=slow)
+        return answers
+
+    async def _answers(self, commands: Sequence[Command], attempts: int, *, slow: bool) -> Sequence[Any]:
+        try:
+            answers = await self._exchange(commands, slow=slow)
+        except redis.RedisError as problem:
+            if attempts > 1 and isinstance(problem, redis.ConnectionError):
+                return await self._answers(commands, attempts - 1, slow=slow)
+            raise translated(problem) from problem
+        except (UnicodeError, redis.DataError) as problem:
+            raise SessionDataError(f"Redis cannot hold this record: {type(problem).__name__}") from problem
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise translated(answer) from answer
+        return answers
+
+    @abstractmethod
+    async def _exchange(self, commands: Sequence[Command], *, slow: bool) -> Sequence[Any]: ...
+
+
+def _sent(command: Command) -> Command:
+    return tuple(part.sha if isinstance(part, Script) else part for part in command)
+
+
+def _unknown(commands: Sequence[Command], answers: Sequence[Any]) -> list[int]:
+    """Which were not run because the server has forgotten their script."""
+    missing = (at for at, answer in enumerate(answers) if isinstance(answer, redis.exceptions.NoScriptError))
+    return [at for at in missing if isinstance(commands[at][1], Script)]
+
+
+class BlockingLinks(Links):
+    """For threads, which share the client's pool."""
+
+    def __init__(
+        self, make: Callable[[float], Any], keys: Keys, wait: float, *, in_order: bool, is_ours: bool
+    ) -> None:
+        super().__init__(keys, wait, in_order=in_order)
+        self._make = make
+        self._is_ours = is_ours
+        self._client: Any = None
+        self._making = threading.Lock()
+
+    async def pause(self, seconds: float) -> None:
+        """Sleeps."""
+        time.sleep(seconds)  # noqa: ASYNC251  (the blocking colour: no event loop runs here)
+
+    def bound(self, seconds: float) -> None:
+        """Wait no longer than this."""
+        if seconds < self.wait:
+            self.wait = seconds
+            self._drop()
+
+    async def _exchange(self, commands: Sequence[Command], *, slow: bool) -> Sequence[Any]:  # noqa: ARG002  (a pool has room)
+        client = self._client
+        if client is None:
+            with self._making:
+                client = self._client = self._client or self._make(self.wait)
+        answers = _piped(client, commands)
+        forgotten = _unknown(commands, answers)
+        if forgotten:
+            for script in SCRIPTS:
+                client.script_load(str(script))
+            for at, answer in zip(forgotten, _piped(client, [commands[at] for at in forgotten]), strict=True):
+                answers[at] = answer
+        return answers
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.is_closed = True
+        self._drop()
+
+    def _drop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None and self._is_ours:
+            client.close()
+
+
+def _piped(client: Any, commands: Sequence[Command]) -> list[Any]:
+    with client.pipeline(transaction=False) as pipe:
+        for command in commands:
+            pipe.execute_command(*_sent(command))
+        answers: list[Any] = pipe.execute(raise_on_error=False)
+        return answers
+
+
+class _OfLoop:
+    """The client and the lanes of one event loop."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.quick: Lane[Sequence[Command]] = Lane(self._serve, most=_TOGETHER, apart=True)
+        self.slow: Lane[Sequence[Command]] = Lane(self._serve, most=_TOGETHER, apart=True)
+
+    async def _serve(self, operations: Sequence[Sequence[Command]]) -> Sequence[list[Any]]:
+        commands = [command for operation in operations for command in operation]
+        answers = await self._piped(commands)
+        forgotten = _unknown(commands, answers)
+        if forgotten:
+            for script in SCRIPTS:
+                await self.client.script_load(str(script))
+            for at, answer in zip(
+                forgotten, await self._piped([commands[at] for at in forgotten]), strict=True
+            ):
+                answers[at] = answer
+        flat = iter(answers)
+        return [list(islice(flat, len(operation))) for operation in operations]
+
+    async def _piped(self, commands: Sequence[Command]) -> list[Any]:
+        async with self.client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*_sent(command))
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+            return answers
+
+
+class AsyncLinks(Links):
+    """For asyncio, any number of event loops."""
+
+    def __init__(
+        self, make: Callable[[float], Any], keys: Keys, wait: float, *, in_order: bool, is_ours: bool
+    ) -> None:
+        super().__init__(keys, wait, in_order=in_order)
+        self._make = make
+        self._is_ours = is_ours
+        self._pid = os.getpid()
+        self._loops: dict[asyncio.AbstractEventLoop, tuple[_OfLoop, AsyncGenerator[None, None]]] = {}
+
+    async def pause(self, seconds: float) -> None:
+        """Suspends."""
+        await asyncio.sleep(seconds)
+
+    async def _exchange(self, commands: Sequence[Command], *, slow: bool) -> Sequence[Any]:
+        loop = await self._of_this_loop()
+        answer: Any = await (loop.slow if slow else loop.quick).do(commands)
+        if isinstance(answer, Exception):
+            raise answer
+        answers: Sequence[Any] = answer
+        return answers
+
+    async def _of_this_loop(self) -> _OfLoop:
+        if running_library() != "asyncio":
+            raise ConfigurationError("backend: Redis's async port runs under asyncio alone (redis-py)")
+        if self._pid != os.getpid():
+            _inherited.append(self._loops)
+            self._pid, self._loops = os.getpid(), {}
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            made = _OfLoop(self._make(self.wait))
+            keeper = self._kept(loop, made.client)
+            self._loops[loop] = made, keeper
+            await anext(keeper)
+        return self._loops[loop][0]
+
+    async def _kept(self, loop: asyncio.AbstractEventLoop, client: Any) -> AsyncGenerator[None, None]:
+        """Closes the client when the loop ends: whoever runs a loop closes the generators open in it."""
+        try:
+            yield
+        finally:
+            self._loops.pop(loop, None)
+            if self._is_ours:
+                await client.aclose()
+
+    async def aclose(self) -> None:
+        """Finish what was begun, and close the connections of this event loop. Others go with their loops."""
+        self.is_closed = True
+        known = self._loops.get(asyncio.get_running_loop()) if self._pid == os.getpid() else None
+        if known is not None:
+            loop, keeper = known
+            await loop.quick.drain()
+            await loop.slow.drain()
+            await keeper.aclose()
+
+
+_inherited: list[object] = []
+"""Of the parent process of a fork: not even closed, since that would say goodbye in its name."""
+
+
+# --- errors --------------------------------------------------------------------------------------------
+
+
+_BY_WORD: Final[tuple[tuple[str, type[BackendError]], ...]] = (
+    ("OOM command not allowed", BackendFull),
+    ("MISCONF", BackendReadOnly),
+    ("READONLY", BackendReadOnly),
+    ("can't write against a read only replica", BackendReadOnly),
+    ("NOPERM", BackendReadOnly),
+    ("WRONGTYPE", BackendCorrupt),
+)
+_NOT_CONNECTED: Final = ("connecting to", "No connection available", "AUTH", "authentication", "password")
+
+
+def translated(problem: Exception) -> Exception:
+    """Ours for one of redis-py's; any other as it is."""
+    if not isinstance(problem, redis.RedisError):
+        return problem
+    told = str(problem).partition("\n")[0] or type(problem).__name__
+    if isinstance(problem, redis.ResponseError | redis.exceptions.ReadOnlyError):
+        for word, ours in _BY_WORD:
+            if word in told:
+                return ours(f"Redis: {told}")
+        return BackendUnavailable(f"Redis: {told}")
+    sent = not any(word in told for word in _NOT_CONNECTED)
+    if isinstance(problem, redis.exceptions.BusyLoadingError | redis.AuthenticationError):
+        sent = False
+    return BackendUnavailable(f"Redis: {told}", unknown=sent)
