@@ -238,12 +238,16 @@ _inherited: list[object] = []
 # --- errors --------------------------------------------------------------------------------------------
 
 
+# By class where redis-py has one, else by what the server says; within a script it says more around it.
+_BY_KIND: Final[tuple[tuple[type[Exception], type[BackendError]], ...]] = (
+    (redis.exceptions.OutOfMemoryError, BackendFull),
+    (redis.exceptions.ReadOnlyError, BackendReadOnly),
+    (redis.exceptions.NoPermissionError, BackendReadOnly),
+)
 _BY_WORD: Final[tuple[tuple[str, type[BackendError]], ...]] = (
     ("OOM command not allowed", BackendFull),
     ("MISCONF", BackendReadOnly),
     ("READONLY", BackendReadOnly),
-    ("can't write against a read only replica", BackendReadOnly),
-    ("NOPERM", BackendReadOnly),
     ("WRONGTYPE", BackendCorrupt),
 )
 _NOT_CONNECTED: Final = ("connecting to", "No connection available", "AUTH", "authentication", "password")
@@ -254,7 +258,10 @@ def translated(problem: Exception) -> Exception:
     if not isinstance(problem, redis.RedisError):
         return problem
     told = str(problem).partition("\n")[0] or type(problem).__name__
-    if isinstance(problem, redis.ResponseError | redis.exceptions.ReadOnlyError):
+    for kind, ours in _BY_KIND:
+        if isinstance(problem, kind):
+            return ours(f"Redis: {told}")
+    if isinstance(problem, redis.ResponseError):
         for word, ours in _BY_WORD:
             if word in told:
                 return ours(f"Redis: {told}")

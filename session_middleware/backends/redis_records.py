@@ -111,16 +111,16 @@ async def _created(store: Store, record: Record, now: float) -> int | bytes:
     indexed: list[Command] = [
         ("ZADD", keys.created, "NX", repr(record.created_at), record.id),
         ("ZADD", keys.due, "LT", repr(record.deadline), record.id),
-        *filings,
     ]
     fields = [part for pair in fields_of(record).items() for part in pair]
     ttl = milliseconds_left(record.deadline, now)
     made = CREATE(keys.session(record.id), repr(now), repr(store.epoch.before), ttl, *fields)
-    # Filed once more at the end: whoever tidies an index may have met the id before the session was there.
-    answers = await store.ask(indexed, [made, ("HGETALL", keys.epoch)], filings)
-    store.epoch = epoch_of(answers[len(indexed) + 1])
-    answer: int | bytes = answers[len(indexed)]
-    return answer
+    # Filed before and after: whoever tidies an index may meet the id before the session is there.
+    await store.ask(filings)
+    *_, answer, said = await store.ask(indexed, [made, ("HGETALL", keys.epoch)])
+    await store.ask(filings)
+    store.epoch = epoch_of(said)
+    return answer  # type: ignore[no-any-return]  # what the script says
 
 
 # --- commit ----------------------------------------------------------------------------------------------
@@ -177,8 +177,9 @@ async def swap(store: Store, before: Stored, after: Record, now: float) -> Swapp
     changed, removed = _difference(old, after)
     ttl = "" if after.deadline == old.deadline else milliseconds_left(after.deadline, now)
     swapped = swap_command(store, old.id, before.mark, ttl, changed, removed)
-    answers = await store.ask(filings, [swapped, ("HGETALL", keys.epoch)], _lowered(store, old, after))
-    answer, store.epoch = answers[len(filings)], epoch_of(answers[len(filings) + 1])
+    await store.ask(filings)  # by itself: where that is refused, the session stays as it is
+    answer, said, *_ = await store.ask([swapped, ("HGETALL", keys.epoch)], _lowered(store, old, after))
+    store.epoch = epoch_of(said)
     if answer != 1:
         return Swapped(False, hash_of(answer), store.epoch)
     if moved:
@@ -345,5 +346,6 @@ async def mend(store: Store, record: Record, salvaged: Salvaged, now: float | No
     removed = [name for name in ("u", "t") if name not in fields]
     ttl = milliseconds_left(record.deadline, since)
     due: list[Command] = [("ZADD", store.keys.due, "LT", repr(record.deadline), record.id)]
-    answers = await store.ask(filings, [swap_command(store, record.id, mark, ttl, fields, removed)], due)
-    return bool(answers[len(filings)] == 1)
+    await store.ask(filings)
+    answer, *_ = await store.ask([swap_command(store, record.id, mark, ttl, fields, removed)], due)
+    return bool(answer == 1)

@@ -74,7 +74,7 @@ class Store:
 
     @abstractmethod
     async def ask(self, *stages: Sequence[Command], again: bool = False, slow: bool = False) -> list[Any]:
-        """The answers to all commands. Each stage is done before the next begins.
+        """The answers to all commands. Each stage is over before the next begins, though it may have failed.
 
         *again*: these may be repeated if a connection is lost. *slow*: others shall not wait for these.
         Raises a `BackendError`; an answer that is an error is raised as one.

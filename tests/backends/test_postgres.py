@@ -15,11 +15,6 @@ from typing import Any, NoReturn
 import psycopg
 import psycopg_pool
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
-from starlette.testclient import TestClient
 
 from session_middleware import (
     BackendCorrupt,
@@ -28,25 +23,17 @@ from session_middleware import (
     ConfigurationError,
     SessionDataError,
     SessionManager,
-    SessionMiddleware,
 )
 from session_middleware.backends.postgres import PostgresBackend
 from session_middleware.blocking import run_blocking
-from session_middleware.record import CREATED, GONE, Committed, Delta, Record, SessionId
+from session_middleware.record import CREATED, GONE, Committed, Delta, Record
 from session_middleware.testing import contract_cases
+from tests.backends.common import ID, NOW, counting, opened, record
 from tests.servers.pgbouncer import pgbouncer
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.processes import ServerMissing
 
 ROOT = Path(__file__).parents[2]
-KEY = "0123456789abcdef0123456789abcdef"
-NOW = 1_760_000_000.0
-ID = SessionId("A" * 22)
-
-
-def record(**facts: Any) -> Record:
-    known = {"id": ID, "secret": "s" * 22, "generation": 1, "created_at": NOW, "last_seen_at": NOW}
-    return Record(**{**known, "deadline": NOW + 1000, "limit": NOW + 9000, **facts})
 
 
 @pytest.fixture
@@ -59,17 +46,6 @@ def port(url: str) -> Iterator[Any]:
     made: Any = PostgresBackend(url).port("blocking")
     yield made
     run_blocking(made.close())
-
-
-@contextmanager
-def opened(url: str) -> Iterator[Any]:
-    """Another process's port, as it were."""
-    made: Any = PostgresBackend(url).port("blocking")
-    try:
-        run_blocking(made.open())
-        yield made
-    finally:
-        run_blocking(made.close())
 
 
 @contextmanager
@@ -338,17 +314,10 @@ def test_calls_under_asyncio_give_up_a_server_that_hangs_too(own_server: Postgre
     asyncio.run(main())
 
 
-def count(request: Request) -> PlainTextResponse:
-    request.session["n"] = request.session.get("n", 0) + 1
-    return PlainTextResponse(str(request.session["n"]))
-
-
 def test_visitors_get_503_while_the_server_is_away_and_their_sessions_after_it(
     own_server: PostgresServer,
 ) -> None:
-    app = Starlette(routes=[Route("/", count)])
-    served = SessionMiddleware(app, KEY, backend=own_server.new_store(), monitor=False, log=False)
-    with TestClient(served) as client:
+    with counting(own_server.new_store()) as client:
         assert [client.get("/").text for _ in range(2)] == ["1", "2"]
         own_server.stop()
         away = [client.get("/") for _ in range(2)]

@@ -51,6 +51,10 @@ class RedisServer:
             ended(self.process)
             self.process = None
 
+    def option(self, name: str) -> str:
+        """The value that was given for it."""
+        return self._options[self._options.index(name) + 1]
+
     def kill(self) -> None:
         """End it as a loss of power would."""
         assert self.process is not None
