@@ -374,6 +374,8 @@ class Exchange(ActiveRequest):
         heartbeat.ensure()
         if record.idle_timeout is not None:
             heartbeat.hurry()
+        if self.scope["type"] == "websocket":
+            heartbeat.attend()
 
     def _bind_context(self, record: Record) -> None:
         if self.entrance.manager.log_context and structlog.is_configured():

@@ -1,6 +1,7 @@
 """Keeps held sessions from idling out, and finds the sockets whose session was ended elsewhere.
 
-Reading order: `Heartbeat.round` (what is done), `ensure` and `hurry` (when), then asyncio and trio.
+Reading order: `Heartbeat.round` (what is done), `ensure` and `hurry` (when), `attend` (sockets, at once),
+then asyncio and trio.
 
 There is no task for it while nothing is in flight: a timer of the event loop starts a round of it, and is set
 again only while some request holds a session. Each event loop has its own.
@@ -10,17 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from session_middleware.activity import ActiveRequest
+from session_middleware.backends.base import Port
 from session_middleware.core import Core
 from session_middleware.errors import SessionError
+from session_middleware.events import SessionEvent
 from session_middleware.loops import at_most, running_library, spawn
 from session_middleware.operations import Operations
+from session_middleware.record import SessionId
 from session_middleware.session import JustEnded, Overtaken, Session
+from session_middleware.watching import Watch
 
 __all__ = ["Heartbeat", "Revocable"]
 
+_ENDINGS = ("session_deleted", "session_evicted", "session_cycled")  # after which a socket may have to close
 _SHORTEST_PAUSE = 0.01  # seconds: with `max_age=0` sessions are over at once, and rounds must not spin
 
 
@@ -35,8 +42,14 @@ class Revocable(Protocol):
 class Heartbeat:
     """Rounds over the requests that hold a session, every *interval* seconds or more often."""
 
-    def __init__(self, core: Core, operations: Operations, interval: float) -> None:
-        """*interval*: seconds within which a revoked session's socket is closed, in every process."""
+    def __init__(self, core: Core, operations: Operations, interval: float, port: Port) -> None:
+        """*interval*: seconds within which a revoked session's socket is closed, in every process.
+
+        At once where *port* hears of it (`Watching`), and in any case where this manager ended it.
+        """
+        self._watch = Watch(port, self.look_at)
+        self._subscriptions: list[Callable[[], None]] = []
+        self._wanted: set[SessionId | None] = set()
         self._core = core
         self._operations = operations
         self.interval = interval
@@ -48,8 +61,11 @@ class Heartbeat:
 
     async def round(self) -> None:
         """Renew what is due, close sockets whose session is gone. What fails is tried again next time."""
+        await self._look_after_all(self._core.activity)
+
+    async def _look_after_all(self, requests: Iterable[ActiveRequest]) -> None:
         now = self._core.clock()
-        for request in list(self._core.activity):
+        for request in list(requests):
             try:
                 await self._look_after(request, now)
             except SessionError:
@@ -117,6 +133,43 @@ class Heartbeat:
                 owns.append(policy.idle(record.idle_timeout))
         return max(_SHORTEST_PAUSE, min(self.interval, min(owns) / 6))
 
+    def attend(self) -> None:
+        """A WebSocket holds a session here: notice its end at once, until all is at rest again."""
+        if not self._subscriptions:
+            subscribe = self._core.reporter.subscribe
+            self._subscriptions = [subscribe(name, self._told) for name in _ENDINGS]
+        self._watch.start()
+
+    def relax(self) -> None:
+        """The same no longer."""
+        self._watch.stop()
+        while self._subscriptions:
+            self._subscriptions.pop()()
+
+    def _told(self, event: SessionEvent) -> None:
+        if event.session_id is not None:
+            self.look_at(SessionId(event.session_id))
+
+    def look_at(self, session_id: SessionId | None) -> None:
+        """Soon look after the sockets that hold this session; None: after all. From any thread."""
+        self._wanted.add(session_id)
+        for loop in list(self._timers):
+            with contextlib.suppress(RuntimeError):  # closed
+                loop.call_soon_threadsafe(spawn, self._look)
+                return
+        for token in list(self._trio):
+            with contextlib.suppress(RuntimeError):  # trio's run is over
+                token.run_sync_soon(spawn, self._look)
+                return
+        self._wanted.clear()  # nothing runs, so nothing is held
+
+    async def _look(self) -> None:
+        wanted, self._wanted = self._wanted, set()
+        if not wanted:  # one before has looked after these too
+            return
+        held = [one for one in self._core.activity if None in wanted or one.session_id in wanted]
+        await at_most(self.interval, self._look_after_all(one for one in held if isinstance(one, Revocable)))
+
     async def _bounded_round(self) -> None:
         # A backend that hangs would else end the rounds for good.
         await at_most(self.interval, self.round())
@@ -150,6 +203,8 @@ class Heartbeat:
         self._timers.pop(loop, None)
         if self._here is loop:
             self._here = None
+        if not self._timers:
+            self.relax()
 
     async def _round_and_again(self) -> None:
         loop = asyncio.get_running_loop()
@@ -185,3 +240,5 @@ class Heartbeat:
                 await self._bounded_round()
         finally:
             self._trio.pop(token, None)
+            if not self._trio:
+                self.relax()

@@ -129,7 +129,8 @@ class SessionManager(Operations):
         cleanup_interval: seconds between two cleanups while started. Default 300.
         backend_timeout: seconds a request waits for the backend before it answers 503. Default 5. In threads,
             where no call can be cut short, it bounds what the backend's port waits for others.
-        check_interval: seconds within which the WebSocket of a revoked session is closed. Default 30.
+        check_interval: seconds within which the WebSocket of a revoked session is closed. Default 30; at once
+            where this process revoked it, and with Redis and PostgreSQL wherever that was.
         stuck_after: seconds without a sign of life after which a `processing` session is stuck. Default 1800.
         max_sessions: more sessions at once are not stored: those that expired go first, then those of the
             lowest priority, those of nobody, those seen longest ago; where none may go, 503. Default None: no
@@ -213,7 +214,7 @@ class SessionManager(Operations):
         self.finisher = Finisher(self.backend_timeout)
         self.cleaner = Cleanup(core, self.cleanup_expired, seconds("cleanup_interval", cleanup_interval))
         self._check_interval = seconds("check_interval", check_interval)
-        self.heartbeat = Heartbeat(core, self, self._check_interval)
+        self.heartbeat = Heartbeat(core, self, self._check_interval, self._port)
 
     @classmethod
     def from_env(cls, prefix: str = "SESSION_", aliases: Aliases | None = None, **options: Any) -> Self:
@@ -304,7 +305,7 @@ class SessionManager(Operations):
     def blocking_heartbeat(self) -> Heartbeat:
         """Renews what such requests hold; whoever has a thread for it runs its rounds."""
         operations = Operations(self._core, self.blocking_performer)
-        return Heartbeat(self._core, operations, self._check_interval)
+        return Heartbeat(self._core, operations, self._check_interval, self.blocking_performer.port)
 
     @cached_property
     def blocking_cleaner(self) -> Cleanup:
@@ -319,7 +320,7 @@ class SessionManager(Operations):
             self._core,
             self._port,
             began=self._begin,
-            ends=self.cleaner.stop,
+            ends=self._end,
             drained=self._drain,
             closed=self._mark_closed,
         )
@@ -589,6 +590,10 @@ class SessionManager(Operations):
     def _begin(self) -> None:
         self.cleaner.start()
         self._announce()
+
+    def _end(self) -> None:
+        self.cleaner.stop()
+        self.heartbeat.relax()
 
     def _mark_closed(self) -> None:
         """In both colours: they may share what was closed."""

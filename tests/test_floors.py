@@ -78,6 +78,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     7: (
         "backends.postgres_port",
         "backends.redis_caps",
+        "watching",
         "importing",
         "migration",
         "operations.*",
@@ -143,6 +144,7 @@ _DRIVING = frozenset(
             "loops",
             "cleanup",
             "heartbeat",
+            "watching",
             "rates",
             "backends.memory",
             "backends.memory_queries",

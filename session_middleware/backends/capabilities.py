@@ -6,7 +6,7 @@ early as it can be known.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -26,6 +26,7 @@ __all__ = [
     "Salvaged",
     "Salvaging",
     "Usage",
+    "Watching",
 ]
 
 T = TypeVar("T")
@@ -229,3 +230,16 @@ class Salvaging(Protocol):
 
     async def mend(self, record: Record, salvaged: Salvaged) -> bool:
         """Put *record* in the place of what was salvaged; False if that is no longer what is there."""
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """Optional: an async port that hears at once of sessions that any process has ended."""
+
+    def watch(self) -> AsyncGenerator[SessionId | None, None]:
+        """Ids of sessions that were ended, or cycled without grace, from the first answer on.
+
+        None, which comes first, means that it may be any: look at all. What expired is not told. Whoever goes
+        on asking gets the next one as it comes. Raises `BackendUnavailable` when the connection is lost: what
+        happens from then until the next `watch` is not told, so nothing may rest on this alone.
+        """

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, nullcontext
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,10 +26,11 @@ from session_middleware.backends.postgres_links import (
     translated,
 )
 from session_middleware.backends.postgres_port import PostgresPort
-from session_middleware.backends.postgres_sql import MIGRATIONS, Answer, Ask
+from session_middleware.backends.postgres_sql import CHANNEL, MIGRATIONS, Answer, Ask
 from session_middleware.blocking import run_blocking
 from session_middleware.errors import BackendCorrupt, ConfigurationError
 from session_middleware.policy import Duration, seconds
+from session_middleware.record import SessionId
 
 __all__ = ["PostgresBackend"]
 
@@ -187,6 +188,12 @@ class _AsyncPort(PostgresPort):
     async def wait(self, seconds: float) -> None:
         """Suspends."""
         await asyncio.sleep(seconds)
+
+    async def watch(self) -> AsyncGenerator[SessionId | None, None]:
+        """See `Watching.watch`. Through a pooler in transaction mode nothing comes."""
+        async with aclosing(self._links.listen(CHANNEL)) as told:
+            async for id_ in told:
+                yield SessionId(id_) if id_ else None
 
     async def _alone(self, operation: Callable[[Ask], Awaitable[T]], *, again: bool = False) -> T:
         await self._migrate()

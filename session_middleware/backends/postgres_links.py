@@ -14,7 +14,7 @@ import asyncio
 import math
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -41,11 +41,12 @@ except ImportError as missing:
         "backend: PostgreSQL needs another package: pip install 'session_middleware[postgres]'"
     ) from missing
 
-__all__ = ["AsyncLinks", "BlockingLinks", "PoolLinks", "is_lost", "translated"]
+__all__ = ["AsyncLinks", "BlockingLinks", "PoolLinks", "is_lost", "listening", "translated"]
 
 ConnectionT = TypeVar("ConnectionT", bound="psycopg.AsyncConnection[Any] | psycopg.Connection[Any]")
 _Options: TypeAlias = dict[str, Any]
 
+_SILENCE: Final = 10.0  # seconds after which who listens asks whether the server is still there
 # No prepared statements on the server: a pooler between us may hand each statement another connection.
 _OPTIONS: Final[_Options] = {"autocommit": True, "prepare_threshold": None}
 
@@ -217,6 +218,11 @@ class AsyncLinks(Links["_AsyncConnection"]):
     async def _new(self) -> _AsyncConnection:
         return await _AsyncConnection.connect(self.conninfo, **self.options())
 
+    def listen(self, channel: str) -> AsyncGenerator[str | None, None]:
+        """See `listening`."""
+        self._check_open()
+        return listening(self.conninfo, self.options(), channel)
+
     def _of_this_loop(self) -> _OfLoop:
         if running_library() != "asyncio":
             raise ConfigurationError("backend: PostgreSQL's async port runs under asyncio alone (psycopg)")
@@ -248,6 +254,21 @@ class AsyncLinks(Links["_AsyncConnection"]):
                 _drop(links.idle.pop())
 
 
+async def listening(conninfo: str, options: _Options, channel: str) -> AsyncGenerator[str | None, None]:
+    """What is told on a channel, on a connection of its own; None at first."""
+    try:
+        async with await psycopg.AsyncConnection.connect(conninfo, **options) as connection:
+            await connection.execute(f"LISTEN {channel}")
+            yield None
+            while True:
+                async for told in connection.notifies(timeout=_SILENCE):
+                    yield told.payload
+                async with asyncio.timeout(_SILENCE):
+                    await connection.execute("SELECT 1")  # is the server still there?
+    except (psycopg.Error, OSError) as problem:  # a timeout is an OSError
+        raise translated(problem, sent=False) from problem
+
+
 class PoolLinks:
     """Those of a pool of the app's own, which opens and closes it."""
 
@@ -261,6 +282,10 @@ class PoolLinks:
         if self.is_closed:
             raise _closed()
         return self._pool.connection(timeout=self.wait)
+
+    def listen(self, channel: str) -> AsyncGenerator[str | None, None]:
+        """See `listening`. Beside the pool, all of whose connections others may need."""
+        return listening(self._pool.conninfo, {**(self._pool.kwargs or {}), "autocommit": True}, channel)
 
     def close(self) -> None:
         """Use it no more."""

@@ -48,7 +48,7 @@ from session_middleware.record import (
 )
 from session_middleware.where import Where
 
-__all__ = ["MIGRATIONS", "Answer", "Ask", "Stored"]
+__all__ = ["CHANNEL", "MIGRATIONS", "Answer", "Ask", "Stored"]
 
 
 class Answer(NamedTuple):
@@ -141,6 +141,10 @@ _END: Final = (
     f"data='',facts='',user_id=NULL,status=NULL,bucket={LAST_BUCKET}"
 )
 
+CHANNEL: Final = "session_middleware"
+"""Where ids of sessions are told as they end; an empty one means that it may be any."""
+_TELL: Final = f" RETURNING pg_notify('{CHANNEL}', s.id)"
+
 
 class Stored(NamedTuple):
     """A record as it was read, and where it is filed.
@@ -208,7 +212,8 @@ async def swap(ask: Ask, before: Stored, after: Record, now: float) -> Stored | 
     """Put *after* in the place of *before*; None where that is no longer what is there."""
     bucket = min(before.bucket, bucket_of(after.deadline))
     row = _row_of(after, bucket)
-    answer = await ask(_SWAP, (*row, after.id, before.record.version, before.facts, now))
+    tell = _TELL if after.floor > before.record.floor else ""
+    answer = await ask(_SWAP + tell, (*row, after.id, before.record.version, before.facts, now))
     return Stored(after, bucket, row[_EVERY.index("facts")]) if answer.changed else None
 
 
@@ -230,7 +235,8 @@ async def commit(
 
 async def delete(ask: Ask, id_: SessionId, now: float, reason: str, by: str | None) -> bool:
     """See `Port.delete`. Needs no readable row."""
-    return bool((await ask(f"{_END} WHERE s.id=%s AND {_LIVE}", (reason, now, by, now, id_, now))).changed)
+    ended = await ask(f"{_END} WHERE s.id=%s AND {_LIVE}{_TELL}", (reason, now, by, now, id_, now))
+    return bool(ended.changed)
 
 
 def _row_of(record: Record, bucket: int | None = None) -> tuple[Any, ...]:
@@ -321,6 +327,8 @@ async def end_all_before(ask: Ask, t: float, now: float, reason: str, by: str | 
         "UPDATE session_middleware_epoch SET before=%s, said_at=%s, reason=%s, said_by=%s WHERE before<%s",
         (t, now, reason, by, t),
     )
+    if moved.changed:
+        await ask("SELECT pg_notify(%s, '')", (CHANNEL,))
     return moved.changed > 0
 
 
@@ -341,11 +349,12 @@ async def delete_user(
     rows = (
         await ask(
             f"{_END} FROM (SELECT s.id, s.created_at FROM {_TABLE} s WHERE s.user_id=%s AND {_LIVE}"  # noqa: S608  (names)
-            " AND NOT s.id=ANY(%s) ORDER BY s.id FOR UPDATE) d WHERE s.id=d.id RETURNING d.created_at, d.id",
+            " AND NOT s.id=ANY(%s) ORDER BY s.id FOR UPDATE) d WHERE s.id=d.id"
+            f" RETURNING d.created_at, d.id, pg_notify('{CHANNEL}', d.id)",
             (reason, now, by, now, user_id, now, list(keep)),
         )
     ).rows
-    return [SessionId(id_) for _, id_ in sorted(tuple(row) for row in rows)]
+    return [SessionId(id_) for _, id_, _ in sorted(tuple(row) for row in rows)]
 
 
 async def count(ask: Ask, now: float) -> int:
@@ -441,7 +450,7 @@ def _ended_row(row: Sequence[Any], reason: str, now: float) -> EndedRecord:
 async def end_rows(ask: Ask, ids: Sequence[str], now: float, reason: str, by: str | None = None) -> None:
     """End these rows, which are locked."""
     if ids:
-        await ask(f"{_END} WHERE s.id=ANY(%s)", (reason, now, by, now, list(ids)))
+        await ask(f"{_END} WHERE s.id=ANY(%s){_TELL}", (reason, now, by, now, list(ids)))
 
 
 # --- leases ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ scripts, how a session lies there), `redis_records` (one session), `redis_querie
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from session_middleware.backends.base import Colour, Port, wrong_colour
@@ -19,6 +20,7 @@ from session_middleware.backends.redis_port import RedisPort
 from session_middleware.backends.redis_store import Keys
 from session_middleware.errors import ConfigurationError
 from session_middleware.policy import Duration, seconds
+from session_middleware.record import SessionId
 
 __all__ = ["RedisBackend"]
 
@@ -134,3 +136,7 @@ class _AsyncPort(RedisPort):
     async def close(self) -> None:
         """Close the connections."""
         await self._links.aclose()
+
+    def watch(self) -> AsyncGenerator[SessionId | None, None]:
+        """See `Watching.watch`."""
+        return self._links.watch()

@@ -31,7 +31,7 @@ except ImportError as missing:
         "backend: Redis needs another package: pip install 'session_middleware[redis]'"
     ) from missing
 
-__all__ = ["Target", "checked_client", "is_cluster", "redis", "target_of"]
+__all__ = ["Target", "checked_client", "is_cluster", "listener_of", "redis", "target_of"]
 
 _SCHEMES: Final[Mapping[str, str]] = {
     f"{name}{secure}{kind}": f"redis{secure}"
@@ -141,6 +141,16 @@ _BLOCKING: Final = (redis.Redis, redis.cluster.RedisCluster)
 def is_cluster(client: object) -> bool:
     """Whether the commands of one pipeline go to several servers."""
     return isinstance(client, redis.cluster.RedisCluster | redis.asyncio.cluster.RedisCluster)
+
+
+async def listener_of(client: Any) -> Any:
+    """A client that can subscribe: in a cluster, what is published anywhere is heard at any server."""
+    if not is_cluster(client):
+        return client
+    await client.initialize()
+    node = client.get_default_node()
+    pool = redis.asyncio.ConnectionPool(connection_class=node.connection_class, **node.connection_kwargs)
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def checked_client(client: object) -> Colour:

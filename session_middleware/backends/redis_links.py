@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Any, Final
 
 from session_middleware.backends.coalesce import Lane
-from session_middleware.backends.redis_clients import redis
+from session_middleware.backends.redis_clients import listener_of, redis
 from session_middleware.backends.redis_store import SCRIPTS, Command, Keys, Script, Store
 from session_middleware.errors import (
     BackendClosed,
@@ -33,11 +33,14 @@ from session_middleware.errors import (
     SessionDataError,
 )
 from session_middleware.loops import running_library
+from session_middleware.record import SessionId
 
 __all__ = ["AsyncLinks", "BlockingLinks", "Links", "translated"]
 
 _ATTEMPTS: Final = 2  # of what may be repeated: the first may meet a connection that the server has ended
 _TOGETHER: Final = 128  # operations that share a pipeline
+_SILENCE: Final = 10.0  # seconds after which who watches asks whether the server is still there
+_SILENCES: Final = 2
 
 
 class Links(Store):
@@ -52,7 +55,7 @@ class Links(Store):
     async def ask(self, *stages: Sequence[Command], again: bool = False, slow: bool = False) -> list[Any]:
         """See `Store.ask`."""
         if self.is_closed:
-            raise BackendClosed("Redis was closed: call open(), or start() the manager, first")
+            raise _closed()
         parts = [[command for stage in stages for command in stage]] if self._in_order else stages
         answers: list[Any] = []
         for part in parts:
@@ -76,6 +79,11 @@ class Links(Store):
 
     @abstractmethod
     async def _exchange(self, commands: Sequence[Command], *, slow: bool) -> Sequence[Any]: ...
+
+
+def _closed() -> BackendClosed:
+    """After `close`."""
+    return BackendClosed("Redis was closed: call open(), or start() the manager, first")
 
 
 def _sent(command: Command) -> Command:
@@ -218,6 +226,32 @@ class AsyncLinks(Links):
         finally:
             self._loops.pop(loop, None)
             if self._is_ours:
+                await client.aclose()
+
+    async def watch(self) -> AsyncGenerator[SessionId | None, None]:
+        """See `Watching.watch`. On a connection of its own."""
+        if self.is_closed:
+            raise _closed()
+        loop = await self._of_this_loop()
+        client = await listener_of(loop.client)
+        channel = client.pubsub()
+        try:
+            await channel.subscribe(self.keys.endings)
+            yield None
+            silent = 0
+            while silent < _SILENCES:
+                message = await channel.get_message(ignore_subscribe_messages=True, timeout=_SILENCE)
+                silent = silent + 1 if message is None else 0
+                if silent:
+                    await channel.ping()  # the answer counts as a message
+                elif message["type"] == "message":
+                    yield SessionId(message["data"].decode()) or None
+            raise BackendUnavailable(f"Redis: no sign of life for {_SILENCE * _SILENCES} s")
+        except redis.RedisError as problem:
+            raise translated(problem) from problem
+        finally:
+            await channel.aclose()
+            if client is not loop.client:
                 await client.aclose()
 
     async def aclose(self) -> None:

@@ -79,6 +79,7 @@ class RedisPort:
         """See `Epochal.end_all_before`."""
         told = EPOCH(self._store.keys.epoch, repr(t), repr(now), reason, "" if by is None else by)
         [moved] = await self._store.ask([told])
+        await redis_records.announce_all(self._store)
         return bool(moved)
 
     async def find(self, where: Where, now: float, *, limit: int, after: Position | None = None) -> Page:

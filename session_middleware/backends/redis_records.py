@@ -37,7 +37,7 @@ from session_middleware.backends.redis_store import (
     salvaged_of,
 )
 from session_middleware.backends.seen import Seen
-from session_middleware.errors import BackendUnavailable
+from session_middleware.errors import BackendError, BackendUnavailable
 from session_middleware.record import (
     CREATED,
     EXISTS,
@@ -52,7 +52,19 @@ from session_middleware.record import (
     apply,
 )
 
-__all__ = ["Look", "commit", "create", "delete", "end_as_known", "load", "look", "mend", "salvage", "unindex"]
+__all__ = [
+    "Look",
+    "announce_all",
+    "commit",
+    "create",
+    "delete",
+    "end_as_known",
+    "load",
+    "look",
+    "mend",
+    "salvage",
+    "unindex",
+]
 
 _TRIES: Final = 1000  # of a change: somebody else's goes through each time that one fails
 _AT_ONCE: Final = 256  # sessions looked at in one pipeline
@@ -182,8 +194,8 @@ async def swap(store: Store, before: Stored, after: Record, now: float) -> Swapp
     store.epoch = epoch_of(said)
     if answer != 1:
         return Swapped(False, hash_of(answer), store.epoch)
-    if moved:
-        await _afterwards(store, _unfilings(store, old, after))
+    told = [_announcement(store, old.id)] if after.floor > old.floor else []
+    await _afterwards(store, [*_unfilings(store, old, after), *told])
     return Swapped(True, {}, store.epoch)
 
 
@@ -272,7 +284,7 @@ async def _ended(
 ) -> list[tuple[SessionId, Hash]]:
     answers = await store.ask(commands)
     over = [one for one, answer in zip(chosen, answers, strict=True) if answer == 1]
-    await unindex(store, over)
+    await unindex(store, over, [_announcement(store, id_) for id_, _ in over])
     return over
 
 
@@ -301,9 +313,21 @@ def _unfilings(store: Store, old: Record, after: Record) -> list[Command]:
     return gone
 
 
-async def unindex(store: Store, over: Sequence[tuple[SessionId, Hash]]) -> None:
+def _announcement(store: Store, id_: str = "") -> Command:
+    """Tell all who watch that this session has ended; without an id: any may have."""
+    return ("PUBLISH", store.keys.endings, id_)
+
+
+async def announce_all(store: Store) -> None:
+    """An epoch has ended many."""
+    await _afterwards(store, [_announcement(store)])
+
+
+async def unindex(
+    store: Store, over: Sequence[tuple[SessionId, Hash]], announcements: Sequence[Command] = ()
+) -> None:
     """Take sessions that have ended out of all indexes. Under their ids nothing can begin for ten minutes."""
-    commands: list[Command] = []
+    commands = list(announcements)
     for id_, found in over:
         commands += _index_removals(store, id_)
         for name, key in ((b"u", store.keys.user), (b"t", store.keys.status)):
@@ -317,8 +341,8 @@ def _index_removals(store: Store, id_: str) -> list[Command]:
 
 
 async def _afterwards(store: Store, commands: Sequence[Command]) -> None:
-    """Tidy up. The operation is done already, and an index may name too much: readers look for themselves."""
-    with suppress(BackendUnavailable):
+    """Tidy up. The operation is done already; an index may name too much, and who watches looks anyway."""
+    with suppress(BackendError):
         await store.ask(commands)
 
 

@@ -43,6 +43,7 @@ class Keys:
         self.due = f"{prefix}{{index}}:due"  # id by a moment that is never later than the deadline
         self.rank = f"{prefix}{{index}}:rank"  # id by who goes first; a lower bound, and only if asked for
         self.statuses = f"{prefix}{{index}}:statuses"
+        self.endings = f"{prefix}endings"  # a channel: ids of sessions as they end
 
     def session(self, id_: str) -> str:
         """A session, or how it ended."""

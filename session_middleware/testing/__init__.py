@@ -17,6 +17,7 @@ from session_middleware.testing import (
     contract_queries,
     contract_salvaging,
     contract_summaries,
+    contract_watching,
 )
 from session_middleware.testing.clients import login_as, session_of
 from session_middleware.testing.clock import ManualClock
@@ -31,6 +32,7 @@ _ = (
     contract_leases,
     contract_salvaging,
     contract_summaries,
+    contract_watching,
 )
 
 __all__ = [
