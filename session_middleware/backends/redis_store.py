@@ -465,7 +465,7 @@ def ids_of(answer: Iterable[bytes]) -> list[SessionId]:
 
 def milliseconds_left(until: float, now: float, slack: float = _SLACK) -> str | int:
     """How long Redis keeps it: a while longer than it lives, so that cleanup can tell of it."""
-    return _NEVER if until == math.inf else max(1, int((until - now + slack) * 1000))
+    return _NEVER if until == math.inf else int((max(0.0, until - now) + slack) * 1000)
 
 
 def end_arguments(

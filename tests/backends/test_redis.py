@@ -180,6 +180,13 @@ def test_redis_keeps_a_session_an_hour_longer_than_it_lives_and_an_ending_ten_mi
     assert past.hgetall(SESSION) == {b"i": ID.encode(), b"x": b"logout", b"a": b"1760000000.0"}
 
 
+def test_a_deadline_long_past_leaves_a_session_to_be_reported_all_the_same(port: Any, past: Any) -> None:
+    run_blocking(port.create(record(), NOW))
+    run_blocking(port.commit(ID, Delta(expire_at=NOW - 9000), NOW))
+    assert 3590 < past.ttl(SESSION) <= 3600
+    assert [one.id for one in run_blocking(port.delete_expired(NOW, 10))] == [ID]
+
+
 def test_a_session_that_never_ends_is_kept_for_ever(port: Any, past: Any) -> None:
     endless = {"deadline": float("inf"), "limit": float("inf")}
     run_blocking(port.create(record(user_id="ada", **endless), NOW))
