@@ -1,9 +1,10 @@
-"""Sessions move from one backend to another, record by record, while the app goes on with the first.
+"""Sessions go from one backend to another, record by record, while the app goes on.
 
-Run it, run it again shortly before the switch (it copies what is new or changed, and ends what has ended),
-then start the app over the other backend. Nothing is changed in the source.
+`migrate` copies: run it, run it again shortly before the switch (it copies what is new or changed, and ends
+what has ended), then start the app over the other backend. Nothing is changed in the source. `move_all` moves
+what an app over `MovingBackend` has not moved yet: no session is ever on both sides, and nothing stops.
 
-Reading order: `migrate`, `compare`.
+Reading order: `migrate`, `compare`, `move_all`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import msgspec
 
 from session_middleware.backends.base import Port
 from session_middleware.backends.capabilities import Counting, Iterating, Page, Position, Salvaging
+from session_middleware.backends.moving import MovingPort
 from session_middleware.errors import ConfigurationError, SessionDataError
 from session_middleware.record import EXISTS, Ended, Record, SessionId
 from session_middleware.where import Where
 
-__all__ = ["Comparison", "Migrated", "compare", "migrate", "missing"]
+__all__ = ["Comparison", "Migrated", "Moved", "compare", "migrate", "missing", "move_all"]
 
 _ENDED = "migrated"  # why a copy is ended whose session has gone
 _HASHED = 16  # bytes of each record's hash
@@ -35,6 +37,13 @@ class Migrated(NamedTuple):
     newer: int = 0  # changed in the target since: left as they are there
     ended: int = 0  # in the target, because they have ended in the source
     unreadable: int = 0  # in the source, and left there: `recover_session` them first
+
+
+class Moved(NamedTuple):
+    """What moving all came to, in sessions."""
+
+    moved: int
+    unreadable: int  # left in the source: `recover_session` them there
 
 
 class Comparison(NamedTuple):
@@ -103,6 +112,30 @@ async def compare(source: Port, target: Port, now: Callable[[], float], *, batch
     number, digest = await _sum_of(source, now, batch)
     other, other_digest = await _sum_of(target, now, batch)
     return Comparison(number, other, digest, other_digest)
+
+
+async def move_all(
+    port: MovingPort,
+    source: Port,
+    now: Callable[[], float],
+    *,
+    batch: int = 200,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Moved:
+    """Move every session that *source*, the one of *port*, still has, again and again until none is left.
+
+    *progress* is told how many were moved so far. May be stopped at any moment and run again.
+    """
+    moved = 0
+    while True:
+        before, unreadable = moved, 0
+        async for page in _pages(source, now, batch):
+            unreadable += len(page.unreadable)
+            for record in page.records:
+                moved += await port.move(record.id, now())
+                progress(moved)
+        if moved == before:
+            return Moved(moved, unreadable)
 
 
 # --- one record ---

@@ -74,7 +74,13 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "backends.redis_links",
         "backends.redis_records",
     ),
-    6: ("perform", "backends.sqlite_port", "backends.postgres_caps", "backends.redis_queries"),
+    6: (
+        "perform",
+        "backends.sqlite_port",
+        "backends.postgres_caps",
+        "backends.redis_queries",
+        "backends.moving",
+    ),
     7: (
         "backends.postgres_port",
         "backends.redis_caps",

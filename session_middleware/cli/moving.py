@@ -11,12 +11,13 @@ from typing import Any
 import click
 
 from session_middleware.backends.base import Port
+from session_middleware.backends.moving import MovingPort
 from session_middleware.blocking import run_blocking
 from session_middleware.cli.found import existing, file_of
 from session_middleware.cli.output import is_table, show_one
 from session_middleware.errors import BackendError, ConfigurationError, SessionError
 from session_middleware.manager import Blocking, SessionManager
-from session_middleware.migration import Comparison, compare, migrate, missing
+from session_middleware.migration import Comparison, compare, migrate, missing, move_all
 
 __all__: list[str] = []
 
@@ -30,23 +31,35 @@ _BACKEND_FAILED, _MISCONFIGURED = 3, 4
     "--batch", type=click.IntRange(1), default=200, show_default=True, help="Sessions read at once."
 )
 @click.option("--keep-missing", is_flag=True, help="Keep sessions of TO that FROM does not have.")
+@click.option("--move", is_flag=True, help="Move instead, while the app runs over MovingBackend(FROM, TO).")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, as when the output is no terminal.")
-def migrate_command(source: str, target: str, batch: int, **flags: bool) -> None:
+def migrate_command(
+    source: str,
+    target: str,
+    batch: int,
+    *,
+    move: bool,
+    as_json: bool,
+    **flags: bool,
+) -> None:
     """Copy every session of the backend FROM to the backend TO (their URLs), then compare both.
 
     The app may go on with FROM meanwhile. Run it again shortly before the switch: it copies what is new or
     changed, and ends in TO what has ended in FROM. May be interrupted, and run again. Exit code 1 if both
-    sides differ at the end.
+    sides differ at the end; with --move, if FROM is not empty then.
     """
     try:
         one, other = _managers(source, target)
         with one.blocking, other.blocking:
-            equal = _migrated(_port(one), _port(other), one, batch, **flags)
+            if move:
+                done = _moved(_port(one), _port(other), one, batch, as_json=as_json)
+            else:
+                done = _migrated(_port(one), _port(other), one, batch, as_json=as_json, **flags)
     except SessionError as problem:
         click.echo(f"session-middleware: {problem}", err=True)
         sys.exit(_BACKEND_FAILED if isinstance(problem, BackendError) else _MISCONFIGURED)
-    if not equal:
+    if not done:
         sys.exit(1)
 
 
@@ -94,6 +107,15 @@ def _migrated(
     if not compared.are_equal:
         click.echo("both sides differ: if the app still writes, run this again once it has stopped", err=True)
     return compared.are_equal
+
+
+def _moved(source: Port, target: Port, manager: SessionManager, batch: int, *, as_json: bool) -> bool:
+    port = MovingPort(source, target, moves=True)
+    with _progress(manager.blocking, as_json=as_json) as progress:
+        done = run_blocking(move_all(port, source, time.time, batch=batch, progress=progress))
+    left: int = manager.blocking.count()
+    show_one({**done._asdict(), "left_in_source": left}, as_json=as_json)
+    return left == 0
 
 
 def _confirm_endings(source: Port, target: Port, batch: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from session_middleware.backends.base import Backend
 from session_middleware.backends.memory import MemoryBackend
+from session_middleware.backends.moving import MovingBackend
 from session_middleware.testing import BackendContract, Skipped, broken, contract_cases
 from session_middleware.testing.contract import Case
 from tests.servers.postgres import PostgresServer
@@ -47,6 +48,18 @@ class TestRedisBackend(BackendContract):
         module = pytest.importorskip("session_middleware.backends.redis")
         url = redis.new_store()
         several = cycle([module.RedisBackend(url) for _ in range(3)])
+        return lambda: next(several)
+
+
+class TestMovingBackend(BackendContract):
+    """What one process creates in the source, another moves: each phase of a move is in the cycle."""
+
+    @pytest.fixture
+    def make_backend(self, tmp_path: Path) -> Callable[[], Backend]:
+        def moving(*, moves: bool) -> Backend:
+            return MovingBackend(f"sqlite:///{tmp_path}/from.db", f"sqlite:///{tmp_path}/to.db", moves=moves)
+
+        several = cycle([moving(moves=False), moving(moves=True), moving(moves=False)])
         return lambda: next(several)
 
 

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from session_middleware import MemoryBackend, SessionManager, SQLiteBackend
+from session_middleware.backends.moving import MovingBackend
 from session_middleware.blocking import run_blocking
 from session_middleware.cli.app import cli
 from session_middleware.migration import Migrated, compare, migrate
@@ -242,3 +243,91 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
     assert 200 <= there < 3000
     told = json.loads(command(source, target, "--yes").stdout)
     assert (told["copied"], told["unchanged"], told["equal"]) == (3000 - there, there, True)
+
+
+# --- moving while the app goes on ---
+
+WRITER = """
+import json, random, sys
+from session_middleware import SessionManager
+from session_middleware.backends.moving import MovingBackend
+source, target, moves, seed, ids = sys.argv[1], sys.argv[2], sys.argv[3] == "moves", sys.argv[4], sys.argv[5:]
+chance, counted, ended = random.Random(seed), dict.fromkeys(ids, 0), []
+with SessionManager(MovingBackend(source, target, moves=moves), log=False).blocking as sessions:
+    print("begun", flush=True)
+    for turn in range(300):
+        id_ = chance.choice(ids)
+        if turn % 40 == 39:
+            if sessions.delete_session(id_):
+                ended.append(id_)
+        elif sessions.get_session(id_) is not None:
+            session = sessions.get_session(id_)
+            if session is not None:
+                session.increment("n")
+                if sessions.save(session):
+                    counted[id_] += 1
+print(json.dumps([counted, ended]))
+"""
+
+
+def written(process: subprocess.Popen[str]) -> tuple[dict[str, int], list[str]]:
+    told, problems = process.communicate(timeout=120)
+    assert process.returncode == 0, problems
+    counted, ended = json.loads(told.splitlines()[-1])
+    return counted, ended
+
+
+@pytest.mark.parametrize("kind", ["redis", "postgres", "sqlite"])
+def test_an_app_of_several_processes_goes_on_while_its_sessions_move_and_loses_nothing(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Two processes of the first phase and two of the second, and the command that moves the rest."""
+    source, target = filled(tmp_path, 60)
+    if kind != "sqlite":
+        target = request.getfixturevalue(kind).new_store()
+    with SessionManager(source, log=False).blocking as sessions:
+        ids = [session.id for session in sessions.get_sessions(limit=100)]
+        for id_ in ids:
+            sessions.update_session(id_, n=0)
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, source, target, phase, str(seed), *ids],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed, phase in enumerate(["stays", "moves", "stays", "moves"])
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "begun\n"
+    moved = command(source, target, "--move")
+    acknowledged = [written(writer) for writer in writers]
+    counted = {id_: sum(counts[id_] for counts, _ in acknowledged) for id_ in ids}
+    ended = [id_ for _, some in acknowledged for id_ in some]
+    assert len(ended) == len(set(ended)) > 0
+    assert sum(counted.values()) > 100
+    assert moved.exit_code == 0, moved.output
+    assert json.loads(moved.stdout)["left_in_source"] == 0
+    with SessionManager(target, log=False).blocking as sessions:
+        found = {session.id: session["n"] for session in sessions.get_sessions(limit=100)}
+    assert found == {id_: counted[id_] for id_ in ids if id_ not in ended}
+
+
+def test_a_move_that_was_cut_short_between_its_halves_is_completed(tmp_path: Path) -> None:
+    source, target = filled(tmp_path, 1)
+    one, other = SQLiteBackend(source[10:]), SQLiteBackend(target[10:])
+    port: Any = MovingBackend(one, other).port("blocking")
+    [record] = run_blocking(one.port("blocking").find(_everything(), time.time(), limit=5)).records
+    run_blocking(other.port("blocking").create(record, time.time()))  # the first half
+    run_blocking(port.commit(record.id, Delta(set={"later": b"1"}), time.time()))
+    assert run_blocking(port.move(record.id, time.time())) is True
+    assert run_blocking(one.port("blocking").count(time.time())) == 0
+    assert run_blocking(port.load(record.id, time.time())).data["later"] == b"1"
+    run_blocking(port.close())
+
+
+def test_a_backend_that_cannot_do_all_of_it_does_not_move() -> None:
+    with pytest.raises(Exception, match="target: sessions move between backends that can do all of it"):
+        MovingBackend(MemoryBackend(), broken.HesitantBackend()).port("async")
