@@ -43,7 +43,7 @@ demo: $(VENV)/.demo
 	@PORT=$(PORT) $(PY) -m examples.demo
 
 bench: $(VENV)/.dev
-	@$(PY) -m tests.benchmarks --asgi --flask --scale
+	@$(PY) -m tests.benchmarks --asgi --flask --servers --scale
 
 # The property tests with far more examples and new ones each time, and the tests marked `campaign`.
 campaign: $(VENV)/.test

@@ -38,6 +38,9 @@ class RedisBackend:
         max_connections: of one process in threads. Default 10; more operations at once wait. Under asyncio
             two connections serve an event loop, since what waits at the same moment shares a pipeline.
         wait: seconds for a connection, and for each answer. Default 1.
+        replicas: so many replicas must have a change before it is answered, or it raises `BackendUnavailable`
+            with an unknown outcome (503). Default 0: a failover may lose what was acknowledged just before.
+            Not for clusters.
         client: a client of your own, instead of *url*: `redis.asyncio.Redis` or `RedisCluster` serves the
             async colour, those of `redis` threads. With `protocol=2` and answers that are bytes.
 
@@ -54,6 +57,7 @@ class RedisBackend:
         prefix: str = _PREFIX,
         max_connections: int = 10,
         wait: Duration = 1.0,
+        replicas: int = 0,
         client: Any = None,
     ) -> None:
         if (url is None) == (client is None):
@@ -69,6 +73,7 @@ class RedisBackend:
         if client is not None:
             self.colours = frozenset({checked_client(client)})
         self.url = "redis://" if self._target is None else self._target.shown
+        self._replicas = _replicas(replicas, is_spread=not self._is_in_order)
         self._prefix = prefix
         self._most = max_connections
         self._wait = seconds("wait", wait)
@@ -87,17 +92,29 @@ class RedisBackend:
                 self._ports[colour] = self._new_port(colour)
             return self._ports[colour]
 
+    @property
+    def _is_in_order(self) -> bool:
+        """One server does the commands of a pipeline one after the other."""
+        return not (is_cluster(self._client) if self._target is None else self._target.kind == "cluster")
+
     def _new_port(self, colour: Colour) -> Port:
         keys, is_ours = Keys(self._prefix), self._client is None
-        in_order = not (is_cluster(self._client) if self._target is None else self._target.kind == "cluster")
 
         def make(wait: float) -> Any:
             return self._client if self._target is None else self._target.client(colour, wait, self._most)
 
-        links = AsyncLinks if colour == "async" else BlockingLinks
-        port = _AsyncPort if colour == "async" else _BlockingPort
-        made: Port = port(links(make, keys, self._wait, in_order=in_order, is_ours=is_ours))  # type: ignore[arg-type]  # those of its colour
-        return made
+        how: dict[str, Any] = {"is_ours": is_ours, "in_order": self._is_in_order, "replicas": self._replicas}
+        if colour == "async":
+            return _AsyncPort(AsyncLinks(make, keys, self._wait, **how))
+        return _BlockingPort(BlockingLinks(make, keys, self._wait, **how))
+
+
+def _replicas(number: object, *, is_spread: bool) -> int:
+    if type(number) is not int or number < 0:
+        raise ConfigurationError(f"replicas: found {number!r}, pass an integer of at least 0")
+    if number and is_spread:
+        raise ConfigurationError("replicas: a cluster cannot be waited for; use min-replicas-to-write there")
+    return number
 
 
 class _BlockingPort(RedisPort):

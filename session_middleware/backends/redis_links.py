@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from session_middleware.backends.coalesce import Lane
 from session_middleware.backends.redis_clients import listener_of, redis
-from session_middleware.backends.redis_store import SCRIPTS, Command, Keys, Script, Store
+from session_middleware.backends.redis_store import LASTING, SCRIPTS, Command, Keys, Script, Store
 from session_middleware.errors import (
     BackendClosed,
     BackendCorrupt,
@@ -39,6 +39,7 @@ __all__ = ["AsyncLinks", "BlockingLinks", "Links", "translated"]
 
 _ATTEMPTS: Final = 2  # of what may be repeated: the first may meet a connection that the server has ended
 _TOGETHER: Final = 128  # operations that share a pipeline
+_OF_THE_WAIT: Final = 0.8  # how much of it replicas have: the answer must come before we give up
 _SILENCE: Final = 10.0  # seconds after which who watches asks whether the server is still there
 _SILENCES: Final = 2
 
@@ -46,7 +47,8 @@ _SILENCES: Final = 2
 class Links(Store):
     """Commands go out by `_exchange`, which a colour brings."""
 
-    def __init__(self, keys: Keys, wait: float, *, in_order: bool) -> None:
+    def __init__(self, keys: Keys, wait: float, *, in_order: bool, replicas: int) -> None:
+        self._replicas = replicas  # that must have a change before it is answered
         self.keys = keys
         self.wait = wait
         self.is_closed = False
@@ -64,6 +66,9 @@ class Links(Store):
         return answers
 
     async def _answers(self, commands: Sequence[Command], attempts: int, *, slow: bool) -> Sequence[Any]:
+        waits = self._replicas > 0 and any(_lasts(command) for command in commands)
+        if waits:
+            commands = [*commands, ("WAIT", self._replicas, int(self.wait * 1000 * _OF_THE_WAIT))]
         try:
             answers = await self._exchange(commands, slow=slow)
         except redis.RedisError as problem:
@@ -75,7 +80,11 @@ class Links(Store):
         for answer in answers:
             if isinstance(answer, Exception):
                 raise translated(answer) from answer
-        return answers
+        if waits and answers[-1] < self._replicas:
+            raise BackendUnavailable(
+                f"Redis: {answers[-1]} of {self._replicas} replicas have the change", unknown=True
+            )
+        return answers[:-1] if waits else answers
 
     @abstractmethod
     async def _exchange(self, commands: Sequence[Command], *, slow: bool) -> Sequence[Any]: ...
@@ -84,6 +93,10 @@ class Links(Store):
 def _closed() -> BackendClosed:
     """After `close`."""
     return BackendClosed("Redis was closed: call open(), or start() the manager, first")
+
+
+def _lasts(command: Command) -> bool:
+    return len(command) > 1 and isinstance(command[1], Script) and command[1] in LASTING
 
 
 def _sent(command: Command) -> Command:
@@ -100,9 +113,9 @@ class BlockingLinks(Links):
     """For threads, which share the client's pool."""
 
     def __init__(
-        self, make: Callable[[float], Any], keys: Keys, wait: float, *, in_order: bool, is_ours: bool
+        self, make: Callable[[float], Any], keys: Keys, wait: float, *, is_ours: bool, **how: Any
     ) -> None:
-        super().__init__(keys, wait, in_order=in_order)
+        super().__init__(keys, wait, **how)
         self._make = make
         self._is_ours = is_ours
         self._client: Any = None
@@ -185,9 +198,9 @@ class AsyncLinks(Links):
     """For asyncio, any number of event loops."""
 
     def __init__(
-        self, make: Callable[[float], Any], keys: Keys, wait: float, *, in_order: bool, is_ours: bool
+        self, make: Callable[[float], Any], keys: Keys, wait: float, *, is_ours: bool, **how: Any
     ) -> None:
-        super().__init__(keys, wait, in_order=in_order)
+        super().__init__(keys, wait, **how)
         self._make = make
         self._is_ours = is_ours
         self._pid = os.getpid()

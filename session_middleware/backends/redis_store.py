@@ -270,6 +270,9 @@ return redis.call('DEL', KEYS[1])
 """
 )
 
+LASTING: Final = frozenset({CREATE, SWAP, END, FILE, EPOCH})
+"""What is to survive the loss of a server. Leases, locks and the tidying of indexes are not."""
+
 SCRIPTS: Final = (
     CREATE,
     SWAP,

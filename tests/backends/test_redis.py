@@ -498,6 +498,22 @@ def test_what_was_never_sent_is_not_said_to_be_unknown() -> None:
     assert "hunter2" not in str(refused.value)
 
 
+def test_a_change_that_no_replica_has_is_not_acknowledged(unavailable: Any) -> None:
+    with own_server(unavailable) as server:
+        with opened(RedisBackend(server.url, replicas=1, wait=0.2)) as port:
+            with pytest.raises(BackendUnavailable, match="0 of 1 replicas") as refused:
+                run_blocking(port.create(record(), NOW))
+            assert refused.value.unknown
+            assert run_blocking(port.load(ID, NOW)) == record()  # what reads need not wait
+        with (
+            own_server(unavailable, "--replicaof", f"127.0.0.1 {server.port}") as replica,
+            opened(RedisBackend(server.url, replicas=1)) as port,
+        ):
+            until(lambda: replica.ask("EXISTS", SESSION), "the replica follows")
+            assert run_blocking(port.delete(ID, NOW, "logout")) is True
+            assert replica.ask("HEXISTS", SESSION, "x") == 1
+
+
 # Addresses and clients
 
 
@@ -532,6 +548,8 @@ def test_an_address_is_shown_without_credentials(address: str, shown: str) -> No
         ({"url": "redis://x", "max_connections": 0}, "max_connections: found 0"),
         ({"url": "redis://x", "wait": -1}, "wait"),
         ({"url": "redis://x", "prefix": "{a}"}, "prefix: found"),
+        ({"url": "redis://x", "replicas": -1}, "replicas: found -1"),
+        ({"url": "redis+cluster://x", "replicas": 1}, "replicas: a cluster"),
         ({"client": 5}, "client: found int"),
         ({"client": library.Redis(protocol=2, decode_responses=True)}, "decode_responses"),
         ({"client": library.Redis(protocol=3)}, "protocol=2"),

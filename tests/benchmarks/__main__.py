@@ -1,4 +1,4 @@
-"""The benchmarks: `python -m tests.benchmarks [--asgi] [--flask] [--scale] …`, `--help` for the rest."""
+"""The benchmarks: `python -m tests.benchmarks [--asgi] [--flask] [--servers] [--scale]`; see `--help`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ from tests.benchmarks.report import Crowd, Figures, written_into
 from tests.benchmarks.scale_memory import measure_memory
 from tests.benchmarks.scale_report import SCALE_SECTION, ScaleFigures
 from tests.benchmarks.scale_sqlite import measure_sqlite
+from tests.benchmarks.servers import SERVERS_SECTION, measure_servers
+from tests.benchmarks.servers import as_json as server_figures
+from tests.benchmarks.servers import as_markdown as server_report
 from tests.benchmarks.under_gunicorn import Spell, measure_served
 
 __all__ = ["main", "run", "run_flask", "run_scale"]
@@ -67,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--asgi", action="store_true", help="the ASGI apps, and single steps: done if no part is named")
     add("--flask", action="store_true", help="the Flask apps, in this process and under gunicorn")
     add("--scale", action="store_true", help="many sessions at once, in memory and in SQLite")
+    add("--servers", action="store_true", help="the ASGI apps over Redis and PostgreSQL")
     add("--sessions", type=_number, metavar="N", help=f"how many that are (default {_SESSIONS:,})")
     add("--quick", action="store_true", help="a few rounds: to see that it runs, not to be quoted")
     add("--memory", action="store_true", help="of the ASGI apps, leave SQLite out")
@@ -78,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _parts(options: argparse.Namespace) -> Iterator[_Part]:
     effort = _QUICK if options.quick else _FULL
-    if options.asgi or not (options.flask or options.scale):
+    if options.asgi or not (options.flask or options.scale or options.servers):
         figures = run(effort, crowds=() if options.memory else _CROWDS)
         yield _Part("figures", report.as_markdown(figures), report.as_json(figures))
     if options.flask:
@@ -88,6 +92,9 @@ def _parts(options: argparse.Namespace) -> Iterator[_Part]:
     if options.scale:
         scale = run_scale(options.sessions or (_QUICK_SESSIONS if options.quick else _SESSIONS))
         yield _Part(SCALE_SECTION, scale_report.as_markdown(scale), {"scale": scale_report.as_json(scale)})
+    if options.servers:
+        servers = measure_servers(_today(), effort, _CROWDS)
+        yield _Part(SERVERS_SECTION, server_report(servers), {"servers": server_figures(servers)})
 
 
 def _number(text: str) -> int:

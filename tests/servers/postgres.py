@@ -58,12 +58,23 @@ class PostgresServer:
             ended(self.process)
             self.process = None
 
+    def kill(self) -> None:
+        """End it as a crash of its machine's power would, but for the disk: each of its processes at once."""
+        assert self.process is not None
+        for process in self._processes():
+            os.kill(process, signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+
+    def _processes(self) -> list[int]:
+        assert self.process is not None
+        tasks = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [self.process.pid, *map(int, tasks)]
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """All its processes stand still meanwhile: connections stand, and nothing answers."""
-        assert self.process is not None
-        tasks = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        processes = [self.process.pid, *map(int, tasks)]
+        processes = self._processes()
         for process in processes:
             os.kill(process, signal.SIGSTOP)
         try:

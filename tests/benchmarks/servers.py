@@ -1,0 +1,153 @@
+"""Sessions in Redis and PostgreSQL, beside another package over the same Redis.
+
+Reading order: `in_servers` (the candidates), `measure_servers` (one run), `as_markdown`.
+
+The server runs in a process of its own: its CPU time is in no figure of CPU time. What it spends is told by
+the servers themselves, as microseconds of their CPU for each request of a case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starsessions import SessionAutoloadMiddleware
+from starsessions import SessionMiddleware as StarSessions
+from starsessions.stores.redis import RedisStore
+
+from session_middleware import SessionMiddleware
+from tests.benchmarks import measure, report
+from tests.benchmarks.apps import BARE, CASES, PAGES, Candidate, Case, Page, handlers, ignore
+from tests.benchmarks.checks import signed_in
+from tests.benchmarks.measure import Effort, Samples, ratio
+from tests.benchmarks.report import Crowd, machine, overheads, table, where_and_when
+from tests.benchmarks.traffic import Browser, given_up, running, serve
+from tests.servers.postgres import PostgresServer, postgres_server
+from tests.servers.redis import RedisServer, client, redis_server
+
+__all__ = ["SERVERS_SECTION", "ServerFigures", "as_json", "as_markdown", "measure_servers"]
+
+SERVERS_SECTION = "server figures"
+OURS_REDIS, OURS_POSTGRES, STARSESSIONS_REDIS = "ours, Redis", "ours, PostgreSQL", "starsessions, Redis"
+_PACKAGES: Final = ("starlette", "starsessions", "redis", "hiredis", "psycopg")
+_KEY: Final = secrets.token_urlsafe(32)
+_LIFETIME: Final = 14 * 24 * 60 * 60  # seconds
+_COUNTED: Final = 200  # requests by which the servers' own cost is told
+_OUR_OWN: Final = frozenset({"cmdstat_config|resetstat", "cmdstat_info", "cmdstat_client|setinfo"})
+# What a script calls is counted with the script, and once more by itself.
+_IN_SCRIPTS: Final = frozenset(f"cmdstat_{name}" for name in ("hset", "hdel", "hmget", "pexpire", "del"))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFigures:
+    """What one run measured. `spent`: microseconds of Redis for one request, by app and case."""
+
+    day: str
+    effort: Effort
+    crowds: Sequence[Crowd]
+    spent: dict[str, dict[Case, float]]
+
+
+def measure_servers(day: str, effort: Effort, clients: Sequence[int]) -> ServerFigures:
+    """One client at a time, then many at once; then what Redis spends."""
+    with redis_server() as redis, postgres_server() as postgres:
+        crowds = [_crowd(redis, postgres, effort, number) for number in clients]
+        spent = {
+            one.name: asyncio.run(_spent(redis, one))
+            for one in in_servers(redis, postgres)
+            if one.name in {OURS_REDIS, STARSESSIONS_REDIS}
+        }
+    return ServerFigures(day, effort, crowds, spent)
+
+
+def in_servers(redis: RedisServer, postgres: PostgresServer) -> list[Candidate]:
+    """Bare, a peer and ours, each with a store of its own."""
+    pages: dict[str, Page] = dict.fromkeys(PAGES, ignore)
+    ours = [(OURS_REDIS, redis.new_store()), (OURS_POSTGRES, postgres.new_store())]
+    return [
+        Candidate(BARE, handlers(pages=pages), frozenset(), has_session=False),
+        _starsessions(redis.new_store()),
+        *(
+            Candidate(name, SessionMiddleware(handlers(), _KEY, backend=url), frozenset({"new"}))
+            for name, url in ours
+        ),
+    ]
+
+
+def _starsessions(url: str) -> Candidate:
+    """With its autoload, so that handlers need not change; it saves and sets its cookie at each request."""
+    inner = SessionAutoloadMiddleware(handlers())
+    app = StarSessions(inner, store=RedisStore(url), lifetime=_LIFETIME, rolling=True)
+    return Candidate(STARSESSIONS_REDIS, app, frozenset({"untouched", "read", "write", "new"}))
+
+
+def _crowd(redis: RedisServer, postgres: PostgresServer, effort: Effort, clients: int) -> Crowd:
+    own = Effort(max(1, effort.rounds // 5), effort.requests if clients == 1 else 4)
+    cpu, wall = asyncio.run(measure.measure(in_servers(redis, postgres), own, clients=clients))
+    return Crowd(clients, cpu, wall)
+
+
+async def _spent(redis: RedisServer, candidate: Candidate) -> dict[Case, float]:
+    spent: dict[Case, float] = {}
+    async with running(candidate.app):
+        browser = await signed_in(candidate)
+        for case in CASES:
+            own = Browser() if case in {"none", "new"} else browser
+            scopes = [own.scope(f"/{case}") for _ in range(_COUNTED)]
+            with _cpu_of(redis) as took:
+                await serve(candidate.app, given_up(scopes))
+            spent[case] = took() / _COUNTED
+    return spent
+
+
+@contextmanager
+def _cpu_of(redis: RedisServer) -> Iterator[Callable[[], float]]:
+    """Microseconds that commands have taken in the server since the beginning."""
+    with client(redis.url) as operator:
+        operator.config_resetstat()
+
+        def took() -> float:
+            stats: dict[str, Any] = operator.info("commandstats")
+            scripted = _IN_SCRIPTS if "cmdstat_evalsha" in stats else frozenset()
+            return float(sum(one["usec"] for name, one in stats.items() if name not in scripted | _OUR_OWN))
+
+        yield took
+
+
+# --- the tables ---
+
+
+def as_markdown(figures: ServerFigures) -> str:
+    """Everything, as sections of a document."""
+    parts = [where_and_when(figures.day, figures.effort, figures.crowds[0].cpu, machine(_PACKAGES))]
+    for crowd in figures.crowds:
+        at_once = "one request at a time" if crowd.clients == 1 else f"{crowd.clients} clients at once"
+        for name, samples in (("CPU time", crowd.cpu), ("wall time", crowd.wall)):
+            parts += [f"### {at_once.capitalize()}: {name}\n", overheads(samples)]
+        found = ", ".join(f"{case} {_ratio(crowd.cpu, case):.2f}" for case in CASES[1:])
+        wall = ", ".join(f"{case} {_ratio(crowd.wall, case):.2f}" for case in CASES[1:])
+        parts.append(f"{OURS_REDIS} over {STARSESSIONS_REDIS}: CPU {found}; wall time {wall}.\n")
+    rows = [[name, *(f"{spent[case]:.1f}" for case in CASES)] for name, spent in figures.spent.items()]
+    parts += ["### What Redis spends\n", table(["µs of the server for one request", *CASES], rows)]
+    return "\n".join(parts)
+
+
+def _ratio(samples: Samples, case: str) -> float:
+    return ratio(samples, OURS_REDIS, STARSESSIONS_REDIS, case)
+
+
+def as_json(figures: ServerFigures) -> dict[str, object]:
+    """Everything, ready for `json.dumps`. Microseconds."""
+    return {
+        "day": figures.day,
+        "machine": report.machine(_PACKAGES),
+        "crowds": [
+            {"clients": one.clients, "cpu": measure.as_json(one.cpu), "wall": measure.as_json(one.wall)}
+            for one in figures.crowds
+        ],
+        "spent": figures.spent,
+    }
