@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from session_middleware import MemoryBackend, SQLiteBackend
 from session_middleware.backends.base import Backend
 from session_middleware.testing.clock import ManualClock
 from tests.asgi.harness import App, FaultyBackend, FaultyPort, Site, page
+from tests.test_manager import backend_named
 
 MakeSite = Callable[..., Site]
 NOTHING = page()
@@ -25,9 +25,10 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    return MemoryBackend() if request.param == "memory" else SQLiteBackend(tmp_path / "sessions.db")
+    made: Backend = backend_named(request.param, request, tmp_path)
+    return made
 
 
 @pytest.fixture
@@ -43,6 +44,8 @@ async def make_site(anyio_backend: str, backend: Backend, clock: ManualClock) ->
     for site in made:
         await site.manager.finisher.drain()
         await site.manager.performer.port.close()
+        if site.manager.uses_blocking_port:
+            await site.manager.blocking_performer.port.close()
 
 
 @pytest.fixture

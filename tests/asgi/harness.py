@@ -198,9 +198,9 @@ class FaultyPort:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.real, name)
-        return (
-            method if name in {"open", "close", "wait"} else lambda *a, **k: self._call(name, method, *a, **k)
-        )
+        if name in {"open", "close", "wait", "watch"}:
+            return method
+        return lambda *a, **k: self._call(name, method, *a, **k)
 
     async def _call(self, name: str, method: Callable[..., Awaitable[Any]], *args: Any, **named: Any) -> Any:
         self.log.append(name)

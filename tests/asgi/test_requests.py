@@ -45,6 +45,8 @@ class Held:
 
 
 async def open_socket(site: Site, app: App | None = None) -> Socket:
+    """One that only rounds look after; what closes at once has tests of its own (`test_revocation`)."""
+    site.manager.heartbeat.attend = lambda: None  # type: ignore[method-assign]
     site.middleware.app = app or chat(lambda session, text: None, first=lambda session: session.get("n"))
     return await site.client.connect("/chat")
 
@@ -253,7 +255,6 @@ async def test_a_socket_whose_own_save_found_a_login_is_closed(site: Site) -> No
 
     await site.visit(page(put(n=1)))
     socket = await open_socket(site, chat(save, first=lambda session: session.get("n")))
-    site.manager.heartbeat.relax()  # as where the login is another process's, which nobody tells of
     site.clock.advance(60)
     await site.visit(page(lambda session: session.login("ada")), site.client.copy())
     socket.say("hello")

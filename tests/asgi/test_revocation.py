@@ -13,8 +13,7 @@ from session_middleware import MemoryBackend, SQLiteBackend
 from session_middleware.backends.base import Backend
 from session_middleware.backends.urls import backend_from
 from session_middleware.testing.clock import ManualClock
-from tests.asgi.harness import Site, Socket, page, put
-from tests.asgi.test_requests import open_socket
+from tests.asgi.harness import Site, Socket, chat, page, put
 from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -45,6 +44,13 @@ async def sites(anyio_backend: str, another: Callable[[], Backend]) -> AsyncIter
         site.manager.heartbeat.relax()
         await site.manager.finisher.drain()
         await site.manager.performer.port.close()
+        if site.manager.uses_blocking_port:
+            await site.manager.blocking_performer.port.close()
+
+
+async def open_socket(site: Site) -> Socket:
+    site.middleware.app = chat(lambda session, text: None, first=lambda session: session.get("n"))
+    return await site.client.connect("/chat")
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -82,7 +88,6 @@ async def test_a_socket_closes_at_once_when_plain_code_ends_its_session(sites: l
     await asyncio.to_thread(here.manager.blocking.delete_session, id_)
     await until(lambda: closing_code(socket) == 1008)
     await socket.task
-    here.manager.blocking.stop()
 
 
 async def test_the_socket_of_a_visitor_who_signs_in_elsewhere_closes_and_others_stay_open(
