@@ -32,7 +32,6 @@ from session_middleware.testing import contract_cases
 from session_middleware.where import Where
 from tests.backends.common import ID, NOW, counting, opened, record
 from tests.servers.processes import ServerMissing, until
-from tests.servers.proxy import Proxy, proxy
 from tests.servers.redis import RedisServer, client, redis_server
 from tests.servers.redis_cluster import Cluster, redis_cluster, watched_redis
 
@@ -389,69 +388,6 @@ def test_a_server_that_refuses_writes_is_told_apart(unavailable: Any) -> None:
         server.ask("REPLICAOF", "127.0.0.1", "1")
         with pytest.raises(BackendReadOnly):
             run_blocking(port.create(record(), NOW))
-
-
-@pytest.fixture
-def far(redis: RedisServer) -> Iterator[tuple[str, Proxy]]:
-    """A store behind a proxy, and the proxy."""
-    store = redis.new_store()
-    with proxy(redis.port) as between:
-        yield store.replace(str(redis.port), str(between.port)), between
-
-
-def test_a_write_whose_answer_was_lost_is_not_repeated_and_said_to_be_unknown(
-    far: tuple[str, Proxy],
-) -> None:
-    address, between = far
-    with opened(RedisBackend(address, wait=0.3)) as port:
-        run_blocking(port.create(record(), NOW))
-        for fault in ({"drops_answers": True}, {"cuts_after": 0}):
-            run_blocking(port.load(ID, NOW))
-            vars(between).update(fault)
-            with pytest.raises(BackendUnavailable) as lost:
-                run_blocking(port.commit(ID, Delta(increments={"n": 1}), NOW))
-            assert lost.value.unknown
-            between.heal()
-        assert run_blocking(port.load(ID, NOW)).data.pairs == {"n": b"2"}
-
-
-def test_a_read_whose_answer_was_cut_off_is_repeated(far: tuple[str, Proxy]) -> None:
-    address, between = far
-    with opened(RedisBackend(address, wait=0.3)) as port:
-        run_blocking(port.create(record(), NOW))
-        between.cuts_after = 7
-        with pytest.raises(BackendUnavailable):
-            run_blocking(port.load(ID, NOW))
-        between.heal()
-        assert run_blocking(port.load(ID, NOW)) == record()
-
-
-def test_answers_that_trickle_in_arrive_whole(far: tuple[str, Proxy]) -> None:
-    address, between = far
-    with opened(address) as port:
-        between.trickles = True
-        whole = record(metadata={"client": {"user_agent": "é" * 50}})
-        run_blocking(port.create(whole, NOW))
-        assert run_blocking(port.load(ID, NOW)) == whole
-
-
-def test_no_answer_that_came_too_late_reaches_another_session(far: tuple[str, Proxy]) -> None:
-    address, between = far
-    ids = [SessionId(f"{n:022d}") for n in range(30)]
-
-    async def main() -> None:
-        port: Any = RedisBackend(address, wait=0.2).port("async")
-        for id_ in ids:
-            await port.create(record(id=id_, secret=id_), NOW)
-        between.delay = 0.3
-        late = await asyncio.gather(*(port.load(id_, NOW) for id_ in ids), return_exceptions=True)
-        assert all(isinstance(one, BackendUnavailable) for one in late)
-        between.heal()
-        for id_ in ids:
-            assert (await port.load(id_, NOW)).secret == id_
-        await port.close()
-
-    asyncio.run(main())
 
 
 def test_an_answer_that_names_another_session_is_refused(port: Any, past: Any) -> None:
