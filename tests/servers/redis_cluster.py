@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.servers.processes import ended, free_port, program, until
-from tests.servers.redis import RedisServer, client, redis_server
+from tests.servers.redis import FOLDERS, RedisServer, client, redis_server
 
 __all__ = ["Cluster", "Watched", "redis_cluster", "watched_redis"]
 
@@ -122,7 +122,7 @@ def _sentinel(master: int) -> Iterator[int]:
     with TemporaryDirectory(prefix="sentinel-") as folder:
         port, settings = free_port(), Path(folder) / "sentinel.conf"
         settings.write_text(_SENTINEL.format(port=port, folder=folder, master=master))
-        command = [program("redis-server"), str(settings), "--sentinel"]
+        command = [program("redis-server", *FOLDERS), str(settings), "--sentinel"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             until(lambda: _answers(port), "a sentinel answers")
