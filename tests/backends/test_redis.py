@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 import pytest
 import redis as library
 import redis.asyncio as async_library
+from redis.asyncio.connection import AbstractConnection as AsyncAbstractConnection
+from redis.connection import AbstractConnection
 
 from session_middleware import (
     BackendCorrupt,
@@ -74,19 +76,18 @@ def own_server(unavailable: Callable[[str], NoReturn], *options: str) -> Iterato
 def pipelines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     """The commands that are sent meanwhile, a list a round trip."""
     sent: list[list[str]] = []
-    blocking, apart = library.client.Pipeline.execute, async_library.client.Pipeline.execute
 
-    def noted(self: Any, *rest: Any, **options: Any) -> Any:
-        sent.append([command[0][0] for command in self.command_stack])
-        return blocking(self, *rest, **options)
+    def noting(pack: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(self: Any, commands: Any) -> Any:
+            listed = list(commands)
+            sent.append([command[0] for command in listed])
+            return pack(self, listed)
 
-    async def noted_apart(self: Any, *rest: Any, **options: Any) -> Any:
-        sent.append([command[0][0] for command in self.command_stack])
-        return await apart(self, *rest, **options)
+        return noted
 
     with monkeypatch.context() as patch:
-        patch.setattr(library.client.Pipeline, "execute", noted)
-        patch.setattr(async_library.client.Pipeline, "execute", noted_apart)
+        for kind in (AbstractConnection, AsyncAbstractConnection):
+            patch.setattr(kind, "pack_commands", noting(kind.pack_commands))
         yield sent
 
 

@@ -25,6 +25,7 @@ from flask_sqlalchemy import SQLAlchemy
 from redis import Redis
 from starlette.requests import Request
 
+from session_middleware.backends.redis import RedisBackend
 from session_middleware.blocking import run_blocking
 from session_middleware.flask import init_app, manager_of
 from tests.benchmarks.apps import BARE, PAGES, Candidate, Page, ignore
@@ -35,6 +36,7 @@ __all__ = [
     "FILES",
     "KINDS",
     "OURS_FLASK",
+    "OURS_FLASK_REDIS",
     "OURS_FLASK_SQLITE",
     "REDIS",
     "SQLALCHEMY",
@@ -48,6 +50,7 @@ __all__ = [
 
 OURS_FLASK = "ours, memory"
 OURS_FLASK_SQLITE = "ours, SQLite"
+OURS_FLASK_REDIS = "ours, Redis"
 COOKIE_SESSION = "Flask, cookie"
 FILES = "Flask-Session, files"
 REDIS = "Flask-Session, Redis"
@@ -153,6 +156,13 @@ def _ours_sqlite(app: flask.Flask, site: Site) -> _Close:
     return lambda: run_blocking(manager_of(app).backend.port("blocking").close())
 
 
+def _ours_redis(app: flask.Flask, site: Site) -> _Close:
+    if site.redis_url is None:
+        raise ValueError("there is no Redis to keep sessions in")
+    init_app(app, backend=RedisBackend(site.redis_url, prefix="ours:"))
+    return lambda: run_blocking(manager_of(app).backend.port("blocking").close())
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """How an app gets its sessions, and which cases it claims to answer with a Set-Cookie."""
@@ -160,6 +170,7 @@ class Kind:
     install: Callable[[flask.Flask, Site], _Close]
     sets_cookie: frozenset[str]
     is_shared: bool = True  # by several processes
+    needs_redis: bool = False
 
 
 _CHANGED = frozenset({"write", "new"})
@@ -168,10 +179,11 @@ KINDS: Final[dict[str, Kind]] = {
     BARE: Kind(_bare, frozenset()),
     COOKIE_SESSION: Kind(_cookie, _CHANGED),
     FILES: Kind(_files, _ALWAYS),
-    REDIS: Kind(_redis, _ALWAYS),
+    REDIS: Kind(_redis, _ALWAYS, needs_redis=True),
     SQLALCHEMY: Kind(_sqlalchemy, _ALWAYS),
     OURS_FLASK: Kind(_ours, _CHANGED, is_shared=False),
     OURS_FLASK_SQLITE: Kind(_ours_sqlite, _CHANGED),
+    OURS_FLASK_REDIS: Kind(_ours_redis, _CHANGED, needs_redis=True),
 }
 """Every kind by its name. Redis can only be had where a server runs."""
 
@@ -179,7 +191,7 @@ KINDS: Final[dict[str, Kind]] = {
 @contextmanager
 def in_flask(site: Site) -> Iterator[list[Candidate]]:
     """All of them, called without a server; Redis only if *site* has one."""
-    names = [name for name in KINDS if name != REDIS or site.redis_url is not None]
+    names = [name for name, kind in KINDS.items() if not kind.needs_redis or site.redis_url is not None]
     apps = {name: made(name, site) for name in names}
     try:
         yield [candidate_of(name, WSGIServed(app)) for name, (app, _) in apps.items()]

@@ -13,6 +13,7 @@ from tests.benchmarks.apps import BARE, CASES
 from tests.benchmarks.flask_apps import (
     COOKIE_SESSION,
     OURS_FLASK,
+    OURS_FLASK_REDIS,
     OURS_FLASK_SQLITE,
     REDIS,
     SQLALCHEMY,
@@ -101,7 +102,8 @@ def _goals(samples: Samples) -> str:
 
 
 def _ratios(samples: Samples) -> str:
-    ours = (OURS_FLASK, OURS_FLASK_SQLITE)
+    every = (OURS_FLASK, OURS_FLASK_SQLITE, OURS_FLASK_REDIS)
+    ours = [app for app in every if app in samples.apps()]
     rows = [
         [f"{app} / {peer}", *(f"{ratio(samples, app, peer, case):.3f}" for case in CASES[1:])]
         for app in ours

@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.benchmarks.apps import BARE, CASES, PAYLOAD, Candidate, Case
 from tests.benchmarks.checks import ClaimError, check, check_still_signed_in, signed_in
-from tests.benchmarks.flask_apps import KINDS, REDIS, Site
+from tests.benchmarks.flask_apps import KINDS, Site
 from tests.benchmarks.load import DIGITS, Order, Outcome
 from tests.benchmarks.measure import Spread
 from tests.benchmarks.traffic import Browser, live
@@ -109,7 +109,9 @@ def measure_served(site: Site, spell: Spell, names: Iterable[str] | None = None)
 
 
 def _kinds(site: Site) -> list[str]:
-    return [name for name, kind in KINDS.items() if kind.is_shared and (name != REDIS or site.redis_url)]
+    return [
+        name for name, kind in KINDS.items() if kind.is_shared and (site.redis_url or not kind.needs_redis)
+    ]
 
 
 async def _visitors(remote: Remote) -> list[Browser]:
