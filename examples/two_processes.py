@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from contextlib import suppress
 from itertools import cycle
@@ -28,9 +29,10 @@ async def work(port: int) -> None:
         print(f"process {process.pid} serves port {port}", flush=True)
         try:
             await process.wait()
-        finally:
-            with suppress(ProcessLookupError):
-                process.terminate()
+        except asyncio.CancelledError:
+            process.terminate()
+            await process.wait()
+            raise
 
 
 async def hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -62,9 +64,12 @@ async def serve() -> None:
 async def main() -> None:
     if not os.environ.get("SESSION_BACKEND", "").startswith(("redis", "valkey", "postgres")):
         sys.exit("SESSION_BACKEND: name a server, such as redis://localhost:6379/0")
-    await asyncio.gather(serve(), *(work(port) for port in WORKERS))
+    everything = asyncio.gather(serve(), *(work(port) for port in WORKERS))
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(sign, everything.cancel)
+    with suppress(asyncio.CancelledError):
+        await everything
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        asyncio.run(main())
+    asyncio.run(main())

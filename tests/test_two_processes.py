@@ -45,8 +45,8 @@ def test_visits_add_up_over_both_processes_and_go_on_when_one_is_killed(
             os.kill(processes[0], signal.SIGKILL)
             assert [visits(port, jar) for _ in range(6)] == [7, 8, 9, 10, 11, 12]
         finally:
-            running.send_signal(signal.SIGINT)
-            running.wait(30)
+            running.terminate()
+            assert running.wait(30) == 0
 
 
 def three_free_ports() -> int:

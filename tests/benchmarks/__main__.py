@@ -25,9 +25,6 @@ from tests.benchmarks.report import Crowd, Figures, written_into
 from tests.benchmarks.scale_memory import measure_memory
 from tests.benchmarks.scale_report import SCALE_SECTION, ScaleFigures
 from tests.benchmarks.scale_sqlite import measure_sqlite
-from tests.benchmarks.servers import SERVERS_SECTION, measure_servers
-from tests.benchmarks.servers import as_json as server_figures
-from tests.benchmarks.servers import as_markdown as server_report
 from tests.benchmarks.under_gunicorn import Spell, measure_served
 
 __all__ = ["main", "run", "run_flask", "run_scale"]
@@ -93,8 +90,10 @@ def _parts(options: argparse.Namespace) -> Iterator[_Part]:
         scale = run_scale(options.sessions or (_QUICK_SESSIONS if options.quick else _SESSIONS))
         yield _Part(SCALE_SECTION, scale_report.as_markdown(scale), {"scale": scale_report.as_json(scale)})
     if options.servers:
-        servers = measure_servers(_today(), effort, _CROWDS)
-        yield _Part(SERVERS_SECTION, server_report(servers), {"servers": server_figures(servers)})
+        from tests.benchmarks import servers
+
+        found = servers.measure_servers(_today(), effort, _CROWDS)
+        yield _Part(servers.SERVERS_SECTION, servers.as_markdown(found), {"servers": servers.as_json(found)})
 
 
 def _number(text: str) -> int:

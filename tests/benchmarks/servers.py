@@ -23,6 +23,7 @@ from session_middleware import SessionMiddleware
 from tests.benchmarks import measure, report
 from tests.benchmarks.apps import BARE, CASES, PAGES, Candidate, Case, Page, handlers, ignore
 from tests.benchmarks.checks import signed_in
+from tests.benchmarks.frameworks import DJANGO, LITESTAR, OURS_DJANGO, OURS_LITESTAR, in_django, in_litestar
 from tests.benchmarks.measure import Effort, Samples, ratio
 from tests.benchmarks.report import Crowd, machine, overheads, table, where_and_when
 from tests.benchmarks.traffic import Browser, given_up, running, serve
@@ -33,7 +34,7 @@ __all__ = ["SERVERS_SECTION", "ServerFigures", "as_json", "as_markdown", "measur
 
 SERVERS_SECTION = "server figures"
 OURS_REDIS, OURS_POSTGRES, STARSESSIONS_REDIS = "ours, Redis", "ours, PostgreSQL", "starsessions, Redis"
-_PACKAGES: Final = ("starlette", "starsessions", "redis", "hiredis", "psycopg")
+_PACKAGES: Final = ("starlette", "starsessions", "redis", "hiredis", "psycopg", "litestar", "django")
 _KEY: Final = secrets.token_urlsafe(32)
 _LIFETIME: Final = 14 * 24 * 60 * 60  # seconds
 _COUNTED: Final = 200  # requests by which the servers' own cost is told
@@ -43,12 +44,23 @@ _IN_SCRIPTS: Final = frozenset(f"cmdstat_{name}" for name in ("hset", "hdel", "h
 
 
 @dataclass(frozen=True, slots=True)
+class Within:
+    """One request at a time in another framework: its own sessions and ours, CPU and wall time."""
+
+    theirs: str
+    ours: str
+    cpu: Samples
+    wall: Samples
+
+
+@dataclass(frozen=True, slots=True)
 class ServerFigures:
     """What one run measured. `spent`: microseconds of Redis for one request, by app and case."""
 
     day: str
     effort: Effort
     crowds: Sequence[Crowd]
+    frameworks: Sequence[Within]
     spent: dict[str, dict[Case, float]]
 
 
@@ -61,7 +73,12 @@ def measure_servers(day: str, effort: Effort, clients: Sequence[int]) -> ServerF
             for one in in_servers(redis, postgres)
             if one.name in {OURS_REDIS, STARSESSIONS_REDIS}
         }
-    return ServerFigures(day, effort, crowds, spent)
+        own = Effort(max(1, effort.rounds // 10), effort.requests)
+        with in_litestar(redis) as candidates:
+            litestar = Within(LITESTAR, OURS_LITESTAR, *asyncio.run(measure.measure(candidates, own)))
+        with in_django(postgres) as candidates:
+            django = Within(DJANGO, OURS_DJANGO, *asyncio.run(measure.measure(candidates, own)))
+    return ServerFigures(day, effort, crowds, [litestar, django], spent)
 
 
 def in_servers(redis: RedisServer, postgres: PostgresServer) -> list[Candidate]:
@@ -131,6 +148,13 @@ def as_markdown(figures: ServerFigures) -> str:
         found = ", ".join(f"{case} {_ratio(crowd.cpu, case):.2f}" for case in CASES[1:])
         wall = ", ".join(f"{case} {_ratio(crowd.wall, case):.2f}" for case in CASES[1:])
         parts.append(f"{OURS_REDIS} over {STARSESSIONS_REDIS}: CPU {found}; wall time {wall}.\n")
+    for within in figures.frameworks:
+        for name, samples in (("CPU time", within.cpu), ("wall time", within.wall)):
+            parts += [f"### {within.theirs}, and {within.ours}: {name}\n", overheads(samples)]
+        found = ", ".join(
+            f"{case} {ratio(within.cpu, within.ours, within.theirs, case):.2f}" for case in CASES[1:]
+        )
+        parts.append(f"{within.ours} over {within.theirs}: CPU {found}.\n")
     rows = [[name, *(f"{spent[case]:.1f}" for case in CASES)] for name, spent in figures.spent.items()]
     parts += ["### What Redis spends\n", table(["µs of the server for one request", *CASES], rows)]
     return "\n".join(parts)
@@ -148,6 +172,10 @@ def as_json(figures: ServerFigures) -> dict[str, object]:
         "crowds": [
             {"clients": one.clients, "cpu": measure.as_json(one.cpu), "wall": measure.as_json(one.wall)}
             for one in figures.crowds
+        ],
+        "frameworks": [
+            {"ours": one.ours, "theirs": one.theirs, "cpu": measure.as_json(one.cpu)}
+            for one in figures.frameworks
         ],
         "spent": figures.spent,
     }
