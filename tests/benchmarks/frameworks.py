@@ -85,7 +85,7 @@ def _litestar_pages(session_of: Callable[[Any], Any] | None) -> list[Any]:
 
 @contextmanager
 def in_django(postgres: PostgresServer) -> Iterator[list[Candidate]]:
-    """Bare, its sessions in a database, ours. With a pool: under ASGI each request else opens a connection."""
+    """Bare, its sessions in a database, ours. With a pool: else each request opens a connection."""
     import django
     from django.conf import settings
     from django.core.management import call_command
