@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from session_middleware.backends import postgres_caps, postgres_sql
 from session_middleware.backends.base import EndedRecord, LoadAnswer
 from session_middleware.backends.capabilities import Admitted, Caps, Page, Position, Salvaged, Summary, Usage
-from session_middleware.backends.postgres_sql import Ask, Stored
+from session_middleware.backends.postgres_sql import Ask, Loaded, Stored
 from session_middleware.backends.seen import Seen
 from session_middleware.record import (
     Committed,
@@ -52,9 +52,17 @@ class PostgresPort:
 
     async def load(self, id: SessionId, now: float) -> LoadAnswer:  # noqa: A002  (the contract's word)
         """See `Port.load`."""
-        answer, stored = await self._alone(lambda ask: postgres_sql.load(ask, id, now), again=True)
-        self._seen.note(id, stored)
-        return answer
+        [loaded] = await self._loaded([(id, now)])
+        return self._noted(id, loaded)
+
+    async def _loaded(self, wanted: Sequence[tuple[SessionId, float]]) -> Sequence[Loaded]:
+        return await self._alone(lambda ask: postgres_sql.load(ask, wanted), again=True)
+
+    def _noted(self, id_: SessionId, loaded: Loaded) -> LoadAnswer:
+        if loaded.problem is not None:
+            raise loaded.problem
+        self._seen.note(id_, loaded.stored)
+        return loaded.answer
 
     async def create(self, record: Record, now: float) -> CreateResult:
         """See `Port.create`."""

@@ -124,7 +124,7 @@ _BUCKET_AT: Final = len(_HEADER) + 1
 # Only names of tables and columns are put into these texts; values are always parameters.
 _SELECT: Final = f"SELECT {','.join(f's.{name}' for name in _HEADER)},s.data,s.bucket FROM {_TABLE} s"  # noqa: S608
 _LOAD: Final = (
-    f"SELECT {_FIELDS},data,bucket,{_EPOCH},ended_reason,ended_at,ended_by FROM {_TABLE} WHERE id=%s"  # noqa: S608
+    f"SELECT {_FIELDS},data,bucket,{_EPOCH},ended_reason,ended_at,ended_by FROM {_TABLE} WHERE id=ANY(%s)"  # noqa: S608
 )
 _INSERT: Final = (
     f"INSERT INTO {_TABLE} AS s({','.join(_EVERY)}) VALUES({','.join(['%s'] * len(_EVERY))})"
@@ -187,19 +187,34 @@ async def version(ask: Ask) -> int | None:
 # --- one session -----------------------------------------------------------------------------------------
 
 
-async def load(ask: Ask, id_: SessionId, now: float) -> tuple[LoadAnswer, Stored | None]:
-    """What `Port.load` answers, and the live record as it is stored."""
-    rows = (await ask(_LOAD, (id_,))).rows
-    if not rows:
-        return None, None
-    row = rows[0]
+class Loaded(NamedTuple):
+    """What `Port.load` answers, and the live record as it is stored; or why it cannot be read."""
+
+    answer: LoadAnswer
+    stored: Stored | None = None
+    problem: SessionDataError | None = None
+
+
+async def load(ask: Ask, wanted: Sequence[tuple[SessionId, float]]) -> list[Loaded]:
+    """See `Port.load`: each of these ids, at a moment of its own, in one statement."""
+    rows = (await ask(_LOAD, (list({id_ for id_, _ in wanted}),))).rows
+    found = {row[_ID_AT]: row for row in rows}
+    return [await _loaded(ask, found.get(id_), now) for id_, now in wanted]
+
+
+async def _loaded(ask: Ask, row: Sequence[Any] | None, now: float) -> Loaded:
+    if row is None:
+        return Loaded(None)
     before, reason, ended_at, ended_by = row[-4:]
     if ended_at is not None:
-        return Ended(reason, ended_at, ended_by), None
-    record = record_of(row)
+        return Loaded(Ended(reason, ended_at, ended_by))
+    try:
+        record = record_of(row)
+    except SessionDataError as problem:
+        return Loaded(None, problem=problem)
     if record.deadline > now and record.created_at >= before:
-        return record, Stored(record, row[_BUCKET_AT], row[_FACTS_AT])
-    return ending_of(record, await epoch(ask), now), None
+        return Loaded(record, Stored(record, row[_BUCKET_AT], row[_FACTS_AT]))
+    return Loaded(ending_of(record, await epoch(ask), now))
 
 
 async def create(ask: Ask, record: Record, now: float) -> CreateResult:

@@ -26,7 +26,7 @@ from session_middleware import (
 )
 from session_middleware.backends.postgres import PostgresBackend
 from session_middleware.blocking import run_blocking
-from session_middleware.record import CREATED, GONE, Committed, Delta, Record
+from session_middleware.record import CREATED, GONE, Committed, Delta, Record, SessionId
 from session_middleware.testing import contract_cases
 from tests.backends.common import ID, NOW, counting, opened, record
 from tests.servers.pgbouncer import pgbouncer
@@ -79,6 +79,46 @@ def test_a_request_that_reads_takes_one_round_trip_and_one_that_writes_two(
         run_blocking(port.load(ID, NOW))
         assert isinstance(run_blocking(port.commit(ID, Delta(set={"a": b"1"}), NOW)), Committed)
     assert sent == ["SELECT", "UPDATE"]
+
+
+def test_loads_that_wait_at_the_same_moment_share_a_statement(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    execute = psycopg.AsyncCursor.execute
+
+    async def noted(self: Any, query: Any, *rest: Any, **options: Any) -> Any:
+        sent.append(str(query).split()[0])
+        return await execute(self, query, *rest, **options)
+
+    async def main() -> None:
+        port: Any = PostgresBackend(url).port("async")
+        ids = [SessionId(f"{n:022d}") for n in range(50)]
+        for id_ in ids[1:]:
+            await port.create(record(id=id_, secret=id_), NOW)
+        with monkeypatch.context() as patch:
+            patch.setattr(psycopg.AsyncCursor, "execute", noted)
+            found = await asyncio.gather(*(port.load(id_, NOW) for id_ in ids))
+        assert [None if one is None else one.secret for one in found] == [None, *ids[1:]]
+        assert sent == ["SELECT", "SELECT"]  # whoever came first, and all the others
+        await port.close()
+
+    asyncio.run(main())
+
+
+def test_one_that_cannot_be_read_spoils_no_other(url: str) -> None:
+    async def main() -> None:
+        port: Any = PostgresBackend(url).port("async")
+        ids = [SessionId(f"{n:022d}") for n in range(5)]
+        for id_ in ids:
+            await port.create(record(id=id_), NOW)
+        with psycopg.connect(url, autocommit=True) as operator:
+            operator.execute("UPDATE session_middleware_session SET facts='[' WHERE id=%s", (ids[3],))
+        found = await asyncio.gather(*(port.load(id_, NOW) for id_ in ids), return_exceptions=True)
+        assert [type(one) for one in found] == [Record, Record, Record, SessionDataError, Record]
+        await port.close()
+
+    asyncio.run(main())
 
 
 def test_a_write_after_another_process_wrote_locks_the_row_and_merges(
