@@ -23,6 +23,7 @@ from pathlib import Path
 
 from session_middleware.backends.base import Backend
 from session_middleware.backends.memory import MemoryBackend
+from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.testing import broken
 from session_middleware.testing.histories import (
@@ -53,7 +54,9 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--backend", default="sqlite", help="memory, sqlite, or a class of testing.broken")
+    parser.add_argument(
+        "--backend", default="sqlite", help="memory, sqlite, an address, or a class of testing.broken"
+    )
     parser.add_argument("--how", default="tasks", choices=WAYS)
     parser.add_argument("--histories", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
@@ -67,6 +70,8 @@ def _backend(name: str, folder: Path) -> Callable[[], Backend]:
         from session_middleware.backends.sqlite import SQLiteBackend
 
         return partial(SQLiteBackend, folder / "sessions.db")
+    if "://" in name:
+        return partial(backend_from, name)
     wrong: Callable[[], Backend] = getattr(broken, name)
     return wrong
 

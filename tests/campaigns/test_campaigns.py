@@ -10,17 +10,27 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.campaign
 
 
-@pytest.mark.parametrize(("system", "schedules"), [("model", 100_000), ("memory", 20_000), ("sqlite", 3_000)])
+@pytest.mark.parametrize(
+    ("system", "schedules"),
+    [
+        ("model", 100_000),
+        ("memory", 20_000),
+        ("sqlite", 3_000),
+        ("redis", 2_000),
+        ("postgres", 2_000),
+    ],
+)
 def test_random_interleavings_hold_every_invariant(system: str, schedules: int) -> None:
     run("tests.model", "--system", system, "--schedules", str(schedules), "--seed", "2026")
 
 
+@pytest.mark.parametrize("backend", ["sqlite", "redis", "postgres"])
 @pytest.mark.parametrize("how", ["tasks", "cancelled", "threads", "processes"])
-def test_recorded_histories_are_linearizable(how: str) -> None:
+def test_recorded_histories_are_linearizable(how: str, backend: str, request: pytest.FixtureRequest) -> None:
     run(
         "tests.campaigns.histories",
         "--backend",
-        "sqlite",
+        backend if backend == "sqlite" else request.getfixturevalue(backend).new_store(),
         "--how",
         how,
         "--histories",

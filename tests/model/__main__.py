@@ -1,7 +1,7 @@
 """Campaigns: `python -m tests.model --system memory --schedules 20000 --seed 1`.
 
-`--system`: `model` (default), or the real middleware over `memory` or `sqlite`. Exit status 1 if an invariant
-broke; the smallest schedule that still breaks it is shown.
+`--system`: `model` (default), or the real middleware over `memory`, `sqlite`, `redis` or `postgres`. Exit
+status 1 if an invariant broke; the smallest schedule that still breaks it is shown.
 """
 
 from __future__ import annotations
@@ -10,37 +10,53 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 
 from tests.model.invariants import Ledger
-from tests.model.real import MemoryShelf, RealSystem, SQLiteShelf
+from tests.model.real import MemoryShelf, PostgresShelf, RealSystem, RedisShelf, Shelf, SQLiteShelf
 from tests.model.request import ModelSystem
 from tests.model.system import System
 from tests.model.world import Failure, Op, random_schedule, run, shrink
+from tests.servers.postgres import postgres_server
+from tests.servers.redis import redis_server
 
 __all__ = ["main"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
-    parser.add_argument("--system", choices=("model", "memory", "sqlite"), default="model")
+    parser.add_argument("--system", choices=("model", *SYSTEMS), default="model")
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--length", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=None, help="stop early after as many")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        return campaign(options, system_of(options.system, Path(folder)))
+    if options.system == "model":
+        return campaign(options, lambda eager: ModelSystem(eager=eager))
+    with shelf_of(options.system) as shelf:
+        return campaign(options, lambda eager: RealSystem(shelf, eager=eager))
 
 
-def system_of(name: str, folder: Path) -> Callable[[bool], System]:
-    """Makes the system that serves one schedule; the argument is `eager`."""
-    if name == "model":
-        return lambda eager: ModelSystem(eager=eager)
-    shelf = MemoryShelf() if name == "memory" else SQLiteShelf(folder)
-    return lambda eager: RealSystem(shelf, eager=eager)
+SYSTEMS = ("memory", "sqlite", "redis", "postgres")
+
+
+@contextmanager
+def shelf_of(name: str) -> Iterator[Shelf]:
+    """Where the records of the real middleware live, for as long as the campaign takes."""
+    with ExitStack() as stack:
+        if name == "memory":
+            shelf: Shelf = MemoryShelf()
+        elif name == "sqlite":
+            shelf = SQLiteShelf(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        elif name == "redis":
+            shelf = RedisShelf(stack.enter_context(redis_server()).new_store())
+        else:
+            shelf = PostgresShelf(stack.enter_context(postgres_server()).new_store())
+        yield shelf
+        shelf.close()
 
 
 def campaign(options: argparse.Namespace, system: Callable[[bool], System]) -> int:

@@ -24,8 +24,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import psycopg
+
 from session_middleware import MemoryBackend, SessionManager, SessionMiddleware
 from session_middleware.backends.base import Colour, EndedRecord, LoadAnswer, Port
+from session_middleware.backends.postgres import PostgresBackend
+from session_middleware.backends.redis import RedisBackend
 from session_middleware.backends.sqlite import SQLiteBackend
 from session_middleware.blocking import run_blocking
 from session_middleware.cookies import Credential
@@ -40,8 +44,19 @@ from tests.model.invariants import Ledger
 from tests.model.system import Action, Fault, Response, Seen
 from tests.model.tables import ABSOLUTE, GRACE, IDLE, PRIVILEGE_KEY, USER_KEY
 from tests.model.world import Visit
+from tests.servers.redis import client
 
-__all__ = ["MemoryShelf", "RealHandle", "RealSystem", "RecordsOnly", "SQLiteShelf", "Shelf", "SteppedPort"]
+__all__ = [
+    "MemoryShelf",
+    "PostgresShelf",
+    "RealHandle",
+    "RealSystem",
+    "RecordsOnly",
+    "RedisShelf",
+    "SQLiteShelf",
+    "Shelf",
+    "SteppedPort",
+]
 
 T = TypeVar("T")
 KEY = "a key for tests, with more than 32 bytes in it"
@@ -444,6 +459,40 @@ class MemoryShelf(Shelf):
 
     def fresh(self) -> Port:
         return MemoryBackend().port("blocking")
+
+
+class RedisShelf(Shelf):
+    """One database of a server, emptied before every schedule."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._port = RedisBackend(url).port("blocking")
+
+    def fresh(self) -> Port:
+        run_blocking(self._port.open())
+        with client(self._url) as operator:
+            operator.flushdb()
+        return self._port
+
+    def close(self) -> None:
+        run_blocking(self._port.close())
+
+
+class PostgresShelf(Shelf):
+    """One schema of a server, likewise."""
+
+    def __init__(self, url: str) -> None:
+        self._operator = psycopg.connect(url, autocommit=True)
+        self._port = PostgresBackend(url).port("blocking")
+
+    def fresh(self) -> Port:
+        run_blocking(self._port.open())
+        self._operator.execute("DELETE FROM session_middleware_session")
+        return self._port
+
+    def close(self) -> None:
+        self._operator.close()
+        run_blocking(self._port.close())
 
 
 class SQLiteShelf(Shelf):

@@ -40,12 +40,21 @@ from tests.model.invariants import (
     UNDONE,
     Ledger,
 )
-from tests.model.real import MemoryShelf, RealSystem, RecordsOnly, Shelf, SQLiteShelf, SteppedPort
+from tests.model.real import (
+    MemoryShelf,
+    PostgresShelf,
+    RealSystem,
+    RecordsOnly,
+    RedisShelf,
+    Shelf,
+    SQLiteShelf,
+    SteppedPort,
+)
 from tests.model.world import Failure, Op, random_schedule, run
 
 __all__: list[str] = []
 
-ON_MEMORY, ON_SQLITE, WITH_ANSWERS = 700, 120, 100
+ON_MEMORY, ON_SQLITE, ON_A_SERVER, WITH_ANSWERS = 700, 120, 40, 100
 CONTROL_SCHEDULES = 2_000
 
 
@@ -66,6 +75,20 @@ def test_every_invariant_holds_on_sqlite(sqlite: Shelf) -> None:
     for number in range(ON_SQLITE):
         failure = drive(sqlite, f"sqlite.{number}")
         assert failure is None, str(failure)
+
+
+@pytest.mark.parametrize(("server", "shelf"), [("redis", RedisShelf), ("postgres", PostgresShelf)])
+def test_every_invariant_holds_on_a_server(
+    server: str, shelf: Callable[[str], Shelf], request: pytest.FixtureRequest
+) -> None:
+    filled = shelf(request.getfixturevalue(server).new_store())
+    for number in range(ON_A_SERVER):
+        failure = drive(filled, f"{server}.{number}")
+        assert failure is None, str(failure)
+    for number in range(10):
+        ops = random_schedule(Random(f"same.{number}"))
+        assert stored_after(MemoryShelf(), ops) == stored_after(filled, ops)
+    filled.close()
 
 
 def test_what_is_stored_keeps_them_when_answers_are_held_up_too() -> None:
