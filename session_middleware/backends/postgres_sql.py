@@ -130,7 +130,7 @@ _INSERT: Final = (
     f"INSERT INTO {_TABLE} AS s({','.join(_EVERY)}) VALUES({','.join(['%s'] * len(_EVERY))})"
     f" ON CONFLICT(id) DO UPDATE SET {','.join(f'{name}=excluded.{name}' for name in _EVERY)},"
     "noted_at=NULL,ended_reason=NULL,ended_at=NULL,ended_by=NULL"
-    f" WHERE (s.noted_at IS NULL AND (s.deadline<=%s OR s.created_at<{_EPOCH})) OR s.noted_at<%s"
+    f" WHERE s.noted_at IS NULL AND (s.deadline<=%s OR s.created_at<{_EPOCH})"
 )
 _SWAP: Final = (
     f"UPDATE {_TABLE} s SET {','.join(f'{name}=%s' for name in _EVERY)}"  # noqa: S608
@@ -218,8 +218,8 @@ async def _loaded(ask: Ask, row: Sequence[Any] | None, now: float) -> Loaded:
 
 
 async def create(ask: Ask, record: Record, now: float) -> CreateResult:
-    """See `Port.create`."""
-    inserted = await ask(_INSERT, (*_row_of(record), now, now - ENDINGS_KEPT))
+    """See `Port.create`. An ending is in the way until cleanup has forgotten it."""
+    inserted = await ask(_INSERT, (*_row_of(record), now))
     return CREATED if inserted.changed else EXISTS
 
 

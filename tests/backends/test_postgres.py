@@ -26,7 +26,7 @@ from session_middleware import (
 )
 from session_middleware.backends.postgres import PostgresBackend
 from session_middleware.blocking import run_blocking
-from session_middleware.record import CREATED, GONE, Committed, Delta, Record, SessionId
+from session_middleware.record import CREATED, EXISTS, GONE, Committed, Delta, Record, SessionId
 from session_middleware.testing import contract_cases
 from tests.backends.common import ID, NOW, counting, opened, record
 from tests.servers.pgbouncer import pgbouncer
@@ -154,6 +154,16 @@ def test_a_copy_that_is_out_of_date_refuses_nothing(port: Any, url: str) -> None
         run_blocking(port.commit(ID, Delta(set={"n": b'"text"'}), NOW))
         run_blocking(other.delete(ID, NOW, "logout"))
     assert run_blocking(port.commit(ID, Delta(increments={"n": 1}), NOW)) is GONE
+
+
+def test_an_ending_is_in_the_way_of_its_id_until_cleanup_forgets_it(port: Any) -> None:
+    """Found by a random schedule: a promise began a session anew ten minutes after it was revoked."""
+    run_blocking(port.create(record(), NOW))
+    run_blocking(port.delete(ID, NOW, "revoked"))
+    again = record(created_at=NOW + 601, deadline=NOW + 900)
+    assert run_blocking(port.create(again, NOW + 601)) is EXISTS
+    run_blocking(port.delete_expired(NOW + 601, 10))
+    assert run_blocking(port.load(ID, NOW + 601)) is None
 
 
 def test_an_address_shows_no_password_anywhere() -> None:

@@ -249,6 +249,7 @@ class Ledger:
             raise Violation(LIMIT, f"{visit} creates {id_} with another limit")
         self.lives[id_] = Life(new.generation == new.floors[0], [new.generation], [(new.floors[-1], at, now)])
         self.lives[id_].privileged = new.user_id is not None or "role" in new.data
+        self.lives[id_].again = life is not None  # its ending was forgotten meanwhile
         if self.lives[id_].promised:
             self.promise_kept(id_, new.generation)
         self.own(visit, id_, None, new, at)
