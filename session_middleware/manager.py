@@ -120,7 +120,8 @@ class SessionManager(Operations):
     """Sessions over one backend.
 
     Args:
-        backend: a backend object or a URL: `memory://` (default), `sqlite:///relative.db`.
+        backend: a backend object or a URL: `memory://` (default), `sqlite:///relative.db`, `postgresql://…`,
+            `redis://…`.
         secret_key: signs the cookies: text, bytes or Starlette's `Secret`. Not needed without cookies.
         fallback_keys: former keys, newest first or in any order: still accepted, never used to sign.
         import_from: readers of another package's cookies (`StarletteCookie(key)`, `FlaskCookie(key)`), whose

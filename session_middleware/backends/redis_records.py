@@ -54,15 +54,19 @@ from session_middleware.record import (
 
 __all__ = [
     "Look",
+    "Swapped",
     "announce_all",
     "commit",
     "create",
     "delete",
     "end_as_known",
+    "end_live",
     "load",
     "look",
     "mend",
     "salvage",
+    "swap",
+    "swap_command",
     "unindex",
 ]
 

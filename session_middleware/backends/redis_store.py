@@ -24,7 +24,44 @@ from session_middleware.errors import BackendCorrupt, SessionDataError
 from session_middleware.record import Ended, Grace, Record, SessionId
 from session_middleware.values import Values
 
-__all__ = ["Command", "Found", "Hash", "Keys", "Script", "Store", "Stored"]
+__all__ = [
+    "CREATE",
+    "END",
+    "EPOCH",
+    "FILE",
+    "LASTING",
+    "LEASE",
+    "PAGE",
+    "REFILE",
+    "RELEASE",
+    "RENEW",
+    "SCRIPTS",
+    "SWAP",
+    "UNFILE",
+    "UNLOCK",
+    "Command",
+    "Found",
+    "Hash",
+    "Keys",
+    "Script",
+    "Store",
+    "Stored",
+    "answer_of",
+    "changing_of",
+    "end_arguments",
+    "epoch_of",
+    "fields_of",
+    "hash_of",
+    "ids_of",
+    "is_session",
+    "lives",
+    "milliseconds_left",
+    "rank_of",
+    "readable",
+    "record_of",
+    "salvaged_of",
+    "scored",
+]
 
 Hash: TypeAlias = Mapping[bytes, bytes]
 Command: TypeAlias = tuple[Any, ...]

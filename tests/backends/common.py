@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,11 +22,40 @@ from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
 from session_middleware.record import Record, SessionId
 
-__all__ = ["ID", "KEY", "NOW", "counting", "opened", "record"]
+__all__ = ["ID", "KEY", "NOW", "counted_over_a_fork", "counting", "opened", "record"]
 
 KEY = "0123456789abcdef0123456789abcdef"
 NOW = 1_760_000_000.0
 ID = SessionId("A" * 22)
+
+ROOT = Path(__file__).parents[2]
+FORK = """
+import os, sys
+from session_middleware import SessionManager
+sessions = SessionManager(sys.argv[1], log=False).blocking
+made = sessions.create_session("ada", {"n": 0})
+child = os.fork()
+for _ in range(50):
+    sessions.transact(made.id, lambda session: session.update(n=session["n"] + 1))
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print(sessions.get_session(made.id)["n"])
+sessions.stop()
+"""
+
+
+def counted_over_a_fork(url: str) -> tuple[str, str]:
+    """What a process says that forked with its connections open, and counted on both sides."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FORK, url],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.stdout, done.stderr
 
 
 def record(**facts: Any) -> Record:

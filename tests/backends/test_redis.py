@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -32,12 +28,11 @@ from session_middleware.blocking import run_blocking
 from session_middleware.record import CREATED, GONE, Committed, Delta, Ended, Record, SessionId
 from session_middleware.testing import contract_cases
 from session_middleware.where import Where
-from tests.backends.common import ID, NOW, counting, opened, record
+from tests.backends.common import ID, NOW, counted_over_a_fork, counting, opened, record
 from tests.servers.processes import ServerMissing, until
 from tests.servers.redis import RedisServer, client, redis_server
 from tests.servers.redis_cluster import Cluster, redis_cluster, watched_redis
 
-ROOT = Path(__file__).parents[2]
 SESSION = f"session_middleware:session:{ID}"
 CREATED_INDEX = "session_middleware:{index}:created"
 DUE_INDEX = "session_middleware:{index}:due"
@@ -528,32 +523,8 @@ def test_two_apps_on_one_server_know_nothing_of_each_other(url: str) -> None:
         assert run_blocking(two.create(record(), NOW)) is CREATED
 
 
-FORK = """
-import os, sys
-from session_middleware import SessionManager
-sessions = SessionManager(sys.argv[1], log=False).blocking
-made = sessions.create_session("ada", {"n": 0})
-child = os.fork()
-for _ in range(50):
-    sessions.transact(made.id, lambda session: session.update(n=session["n"] + 1))
-if child == 0:
-    os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
-print(sessions.get_session(made.id)["n"])
-sessions.stop()
-"""
-
-
 def test_after_a_fork_both_go_on_with_connections_of_their_own(url: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FORK, url],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == ("100\n", "")
+    assert counted_over_a_fork(url) == ("100\n", "")
 
 
 def test_event_loops_that_end_leave_no_connection_behind(url: str, past: Any) -> None:
