@@ -88,7 +88,8 @@ _TABLE = (
         "session_data_retrieval_failed",
         "warning",
         "reason",
-        "A session was not loaded: `not_found_or_expired`, `undecodable`, `unavailable`.",
+        "A session was not loaded: `not_found_or_expired`, `undecodable`, `unavailable`. Log lines are "
+        "limited per reason; `suppressed` tells how many were left out.",
     ),
     _event("session_data_saved", "debug", "saved_keys deleted_keys", "Changes were stored."),
     _event(

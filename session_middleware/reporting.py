@@ -44,6 +44,8 @@ _LOGGER = "session_middleware"
 _NUMBERS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _LEVELS = {name: _NUMBERS[kind.level] for name, kind in EVENTS.items()}
 _SUSPICIOUS = "session_suspicious_activity"
+_LIMITED = {_SUSPICIOUS: "activity_type", "session_data_retrieval_failed": "reason"}
+"""Events that anybody can cause as often as he likes: their lines are limited, per value of this field."""
 
 MAX_DEPTH = 3
 """An event that a callback emits may cause another one, and that one a third; then it is only counted."""
@@ -99,7 +101,7 @@ class Reporter:
         self.dropped = 0
         self.log(on=log)
         self._log_unsaid = [True]
-        self._limits: dict[str, _Limit] = {}
+        self._limits: dict[tuple[str, str], _Limit] = {}
         self.attached: dict[object, tuple[Callable[[], None], ...]] = {}
         """The monitors of this manager, and what ends their subscriptions: kept here, they go with it."""
         # Dicts as ordered sets: each change is one atomic operation, also while another thread emits.
@@ -164,11 +166,13 @@ class Reporter:
 
         The manager calls it with each cleanup and when it stops.
         """
-        for kind, limit in tuple(self._limits.items()):
+        for (name, kind), limit in tuple(self._limits.items()):
             left_out = limit.take()
             if left_out:
-                facts = {"activity_type": kind, "details": None, "suppressed": left_out, "summary": True}
-                self._log_line(SessionEvent(_SUSPICIOUS, None, None, now, facts))
+                facts = {_LIMITED[name]: kind, "suppressed": left_out, "summary": True}
+                if name == _SUSPICIOUS:
+                    facts["details"] = None
+                self._log_line(SessionEvent(name, None, None, now, facts))
 
     def _deliver(self, event: SessionEvent, heard: Mapping[_Subscription, None]) -> None:
         nesting = _enter()
@@ -207,17 +211,19 @@ class Reporter:
         tally[kind] += 1
 
     def _log_event(self, event: SessionEvent) -> None:
-        if event.name != _SUSPICIOUS:
+        if event.name not in _LIMITED:
             self._log_line(event)
             return
-        left_out = self._limit_of(event.fields).admit(event.timestamp)
+        left_out = self._limit_of(event).admit(event.timestamp)
         if left_out is not None:
             self._log_line(event, {"suppressed": left_out} if left_out else {})
 
-    def _limit_of(self, fields: Mapping[str, object]) -> _Limit:
-        kind = _kind_of(fields)
-        kind = kind if kind in self.suspicious else "other"
-        return self._limits.get(kind) or self._limits.setdefault(kind, _Limit())
+    def _limit_of(self, event: SessionEvent) -> _Limit:
+        kind = _kind_of(event.fields, _LIMITED[event.name])
+        if event.name == _SUSPICIOUS and kind not in self.suspicious:
+            kind = "other"
+        key = event.name, kind
+        return self._limits.get(key) or self._limits.setdefault(key, _Limit())
 
     def _log_line(self, event: SessionEvent, extra: Mapping[str, object] = MappingProxyType({})) -> None:
         identity = {
@@ -275,8 +281,8 @@ def _name_of(callback: object) -> str:
     return getattr(callback, "__qualname__", None) or type(callback).__qualname__
 
 
-def _kind_of(fields: Mapping[str, object]) -> str:
-    return str(loggable(str(fields.get("activity_type", "unknown"))))
+def _kind_of(fields: Mapping[str, object], field: str = _LIMITED[_SUSPICIOUS]) -> str:
+    return str(loggable(str(fields.get(field, "unknown"))))
 
 
 # How deep callbacks may cause events. The count is shared with what a callback starts (a task copies the
