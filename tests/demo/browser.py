@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from websockets.sync.client import ClientConnection, connect
 
-DEADLINE = 30.0  # seconds
+DEADLINE = 60.0  # seconds; a busy machine takes its time to load a page
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0"),

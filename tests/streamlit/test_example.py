@@ -25,7 +25,11 @@ class Page:
     def load(self) -> None:
         self.browser.open(self.server.address)
         self.browser.wait_for("document.readyState === 'complete'")
-        self.sees("Contact")
+        try:
+            self.sees("Contact")
+        except AssertionError as problem:
+            shown = self.browser.evaluate("document.body?.innerText")
+            raise AssertionError(f"{problem}; shown: {shown!r}; log: {self.server.log.read_text()}") from None
 
     def is_connected(self) -> None:
         """Streamlit says so of its own WebSocket."""
