@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
+import psycopg
 from starsessions import SessionAutoloadMiddleware
 from starsessions import SessionMiddleware as StarSessions
 from starsessions.stores.redis import RedisStore
@@ -35,6 +37,10 @@ __all__ = ["SERVERS_SECTION", "ServerFigures", "as_json", "as_markdown", "measur
 SERVERS_SECTION = "server figures"
 OURS_REDIS, OURS_POSTGRES, STARSESSIONS_REDIS = "ours, Redis", "ours, PostgreSQL", "starsessions, Redis"
 _PACKAGES: Final = ("starlette", "starsessions", "redis", "hiredis", "psycopg", "litestar", "django")
+_COUNTING: Final = {
+    "shared_preload_libraries": "pg_stat_statements",
+    "pg_stat_statements.track_planning": "on",
+}
 _KEY: Final = secrets.token_urlsafe(32)
 _LIFETIME: Final = 14 * 24 * 60 * 60  # seconds
 _COUNTED: Final = 200  # requests by which the servers' own cost is told
@@ -55,7 +61,7 @@ class Within:
 
 @dataclass(frozen=True, slots=True)
 class ServerFigures:
-    """What one run measured. `spent`: microseconds of Redis for one request, by app and case."""
+    """What one run measured. `spent`: microseconds of the server for one request, by app and case."""
 
     day: str
     effort: Effort
@@ -65,13 +71,13 @@ class ServerFigures:
 
 
 def measure_servers(day: str, effort: Effort, clients: Sequence[int]) -> ServerFigures:
-    """One client at a time, then many at once; then what Redis spends."""
-    with redis_server() as redis, postgres_server() as postgres:
+    """One client at a time, then many at once; then what the servers spend."""
+    with redis_server() as redis, postgres_server(_COUNTING) as postgres:
         crowds = [_crowd(redis, postgres, effort, number) for number in clients]
         spent = {
-            one.name: asyncio.run(_spent(redis, one))
+            one.name: asyncio.run(_spent(_time_of(redis, postgres, one), one))
             for one in in_servers(redis, postgres)
-            if one.name in {OURS_REDIS, STARSESSIONS_REDIS}
+            if one.has_session
         }
         own = Effort(max(1, effort.rounds // 10), effort.requests)
         with in_litestar(redis) as candidates:
@@ -108,22 +114,34 @@ def _crowd(redis: RedisServer, postgres: PostgresServer, effort: Effort, clients
     return Crowd(clients, cpu, wall)
 
 
-async def _spent(redis: RedisServer, candidate: Candidate) -> dict[Case, float]:
+_Time: TypeAlias = Callable[[], AbstractContextManager[Callable[[], float]]]
+
+
+def _time_of(redis: RedisServer, postgres: PostgresServer, candidate: Candidate) -> _Time:
+    """That of the server behind this one."""
+    return (
+        partial(_time_in_postgres, postgres)
+        if candidate.name == OURS_POSTGRES
+        else partial(_time_in_redis, redis)
+    )
+
+
+async def _spent(time_spent: _Time, candidate: Candidate) -> dict[Case, float]:
     spent: dict[Case, float] = {}
     async with running(candidate.app):
         browser = await signed_in(candidate)
         for case in CASES:
             own = Browser() if case in {"none", "new"} else browser
             scopes = [own.scope(f"/{case}") for _ in range(_COUNTED)]
-            with _cpu_of(redis) as took:
+            with time_spent() as took:
                 await serve(candidate.app, given_up(scopes))
-            spent[case] = took() / _COUNTED
+                spent[case] = took() / _COUNTED
     return spent
 
 
 @contextmanager
-def _cpu_of(redis: RedisServer) -> Iterator[Callable[[], float]]:
-    """Microseconds that commands have taken in the server since the beginning."""
+def _time_in_redis(redis: RedisServer) -> Iterator[Callable[[], float]]:
+    """Microseconds that commands have taken in the server since the beginning (`INFO commandstats`)."""
     with client(redis.url) as operator:
         operator.config_resetstat()
 
@@ -131,6 +149,23 @@ def _cpu_of(redis: RedisServer) -> Iterator[Callable[[], float]]:
             stats: dict[str, Any] = operator.info("commandstats")
             scripted = _IN_SCRIPTS if "cmdstat_evalsha" in stats else frozenset()
             return float(sum(one["usec"] for name, one in stats.items() if name not in scripted | _OUR_OWN))
+
+        yield took
+
+
+@contextmanager
+def _time_in_postgres(postgres: PostgresServer) -> Iterator[Callable[[], float]]:
+    """Microseconds that statements were planned and executed since the beginning (`pg_stat_statements`)."""
+    with psycopg.connect(postgres.url, autocommit=True) as operator:
+        operator.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+        operator.execute("SELECT pg_stat_statements_reset()")
+
+        def took() -> float:
+            [milliseconds] = operator.execute(
+                "SELECT sum(total_exec_time + total_plan_time) FROM pg_stat_statements"
+                " WHERE query LIKE '%session_middleware_session%'"
+            ).fetchone() or [0.0]
+            return float(milliseconds or 0.0) * 1000
 
         yield took
 
@@ -156,7 +191,7 @@ def as_markdown(figures: ServerFigures) -> str:
         )
         parts.append(f"{within.ours} over {within.theirs}: CPU {found}.\n")
     rows = [[name, *(f"{spent[case]:.1f}" for case in CASES)] for name, spent in figures.spent.items()]
-    parts += ["### What Redis spends\n", table(["µs of the server for one request", *CASES], rows)]
+    parts += ["### What the servers spend\n", table(["µs of the server for one request", *CASES], rows)]
     return "\n".join(parts)
 
 

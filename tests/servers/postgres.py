@@ -7,7 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,9 +36,10 @@ _SETTINGS = {
 class PostgresServer:
     """A cluster in a folder; each test has a schema of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.port = free_port()
+        self._settings = {**_SETTINGS, **(settings or {})}
         self.process: subprocess.Popen[bytes] | None = None
         self._user = nobody()
         if self._user:
@@ -50,7 +51,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Begin to listen, on the same port each time."""
-        settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        settings = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         command = [program("postgres", *_FOLDERS), "-D", str(self.folder / "data"), *settings]
         command += ["-p", str(self.port), "-c", f"unix_socket_directories={self.folder}"]
         self.process = subprocess.Popen(
@@ -141,10 +142,10 @@ class _Named(PostgresServer):
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(settings: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
     """One that runs, in a folder that goes with it. Raises `ServerMissing`."""
     with TemporaryDirectory(prefix="postgres-") as folder:
-        server = PostgresServer(Path(folder))
+        server = PostgresServer(Path(folder), settings)
         server.start()
         try:
             yield server
