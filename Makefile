@@ -16,7 +16,7 @@ APT_INSTALL = [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get up
 
 # pytest comes last, so that the last line is its summary.
 test: lint browser tools
-	@$(PY) -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	@$(PY) -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	@$(VENV)/bin/ruff check .
