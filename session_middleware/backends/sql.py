@@ -341,6 +341,8 @@ def load(execute: Execute, id: SessionId, now: float) -> LoadAnswer:  # noqa: A0
     if not rows:
         return _ending(execute, id)
     record, before = record_of(_own(rows[0], id)), rows[0][-1]
+    if not isinstance(before, float):
+        raise _lost_epoch()
     if record.deadline > now and record.created_at >= before:
         return record
     return ending_of(record, epoch(execute), now)

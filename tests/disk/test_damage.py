@@ -15,6 +15,7 @@ import pytest
 
 from session_middleware import BackendCorrupt, SessionManager, SQLiteBackend, WSGISessionMiddleware
 from session_middleware.backends import sql
+from tests.disk.flips import Trials
 from tests.disk.visits import Visitor, site
 
 NAMES = ("zoe", "ada", "bob", "eve")
@@ -70,6 +71,13 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path / "sessions.db")
 
 
+def test_flipped_bits_show_nobody_what_is_anothers_and_stop_nothing(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, seed=7)
+    trials.run(120)
+    assert trials.faults == []
+    assert min(trials.met[met] for met in ("served", "anonymous", "refused", "told to the operator")) > 10
+
+
 @pytest.mark.parametrize("verb", ["read", "write", "logout"])
 def test_an_index_that_leads_to_the_row_of_another_session_is_found_out(scene: Scene, verb: str) -> None:
     scene.swap_index("ada", "bob")
@@ -105,3 +113,13 @@ def test_a_reader_that_does_not_check_what_a_record_names_is_caught(
     session = scene.manager.blocking.get_session(scene.id_of("ada"))
     assert session is not None
     assert session["owner"] == "bob"
+
+
+@pytest.mark.parametrize("lost", ["DELETE FROM epoch", "UPDATE epoch SET before='odd'"])
+def test_a_file_that_has_lost_when_all_were_ended_serves_nobody(scene: Scene, lost: str) -> None:
+    scene.damage(lost)
+    scene.open()
+    for verb in ("read", "write", "logout"):
+        assert scene.visitor("ada").does(verb, 2)["status"] == 503
+    with pytest.raises(BackendCorrupt, match="epoch"):
+        scene.manager.blocking.get_session(scene.id_of("ada"))
