@@ -390,9 +390,11 @@ def _update(execute: Execute, n: int, before: Record, after: Record) -> None:
         execute(_UPDATE_STATE, (*limits, _packed(after), n))
 
 
-def _file(execute: Execute, n: int, bucket: int, before: Record, after: Record) -> None:
+def _file(execute: Execute, n: int, bucket: object, before: Record, after: Record) -> None:
     """Note what indexes are made of, if it changed. A later deadline leaves the bucket where it is."""
-    earliest = min(bucket, bucket_of(after.deadline))
+    earliest = bucket_of(after.deadline)
+    if isinstance(bucket, int):  # others may have written anything there
+        earliest = min(bucket, earliest)
     if earliest != bucket or after.user_id != before.user_id or after.status != before.status:
         execute(_UPDATE_FILING, (after.user_id, after.status, earliest, n))
 

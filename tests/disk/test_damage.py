@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from session_middleware import BackendCorrupt, SessionManager, SQLiteBackend, WS
 from session_middleware.backends import sql
 from tests.disk.flips import Trials
 from tests.disk.visits import Visitor, site
+from tests.manager.test_damaged_rows import COLUMNS, ODD
 
 NAMES = ("zoe", "ada", "bob", "eve")
+GARBAGE = (*ODD, b"\x00\xff" * 11, "x" * 22, 1, 0)
 
 
 class Scene:
@@ -123,3 +125,20 @@ def test_a_file_that_has_lost_when_all_were_ended_serves_nobody(scene: Scene, lo
         assert scene.visitor("ada").does(verb, 2)["status"] == 503
     with pytest.raises(BackendCorrupt, match="epoch"):
         scene.manager.blocking.get_session(scene.id_of("ada"))
+
+
+@pytest.mark.parametrize("column", [*COLUMNS, "id"])
+def test_whatever_is_in_a_column_no_visitor_gets_a_500_and_the_others_are_served(
+    tmp_path: Path, column: str
+) -> None:
+    odd = {f"odd{number}": value for number, value in enumerate(GARBAGE)}
+    scene = Scene(tmp_path / "sessions.db", [*odd, "bob"])
+    for name, value in odd.items():
+        with suppress(sqlite3.IntegrityError):  # the table itself refuses the value: then this one is whole
+            scene.damage(f"UPDATE session SET {column}=? WHERE id=?", value, scene.id_of(name))  # noqa: S608  (ours)
+    scene.open()
+    for name in odd:
+        for verb in ("read", "write", "logout"):
+            assert scene.visitor(name).does(verb, 2)["status"] in {200, 503}
+    assert scene.visitor("bob").does("read", 2)["body"]["owner"] == "bob"
+    scene.manager.blocking.stop()
