@@ -41,6 +41,7 @@ __all__ = [
     "Beginning",
     "EveryOrder",
     "Figures",
+    "Make",
     "Operation",
     "RaceLedger",
     "RacePort",
@@ -202,8 +203,8 @@ class Beginning:
         return IDLE - A_MOMENT < self.age < IDLE
 
 
-ANONYMOUS: tuple[Action, ...] = (("write", "a", "first"),)
-SIGNED_IN: tuple[Action, ...] = (("login", USER), ("write", "a", "first"))
+ANONYMOUS: tuple[Action, ...] = tuple(("write", key, "first") for key in ("a", "k0", "k1", "k2"))
+SIGNED_IN: tuple[Action, ...] = (("login", USER), *ANONYMOUS)
 BEGINNINGS = tuple(
     Beginning(f"{who}, {when}", first, age)
     for who, first in (("anonymous", ANONYMOUS), ("signed in", SIGNED_IN))
