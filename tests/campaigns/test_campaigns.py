@@ -53,6 +53,15 @@ def test_histories_with_faults_are_linearizable_and_those_of_the_control_are_not
     run("tests.campaigns.faults", "--server", server, "--seed", "2026", "--count", "1000", *how)
 
 
+@pytest.mark.parametrize("fault", ["KILL", "EIO", "EIO+", "ENOSPC", "ENOSPC+"])
+def test_a_fault_at_every_call_that_touches_the_file_loses_nothing_acknowledged(fault: str) -> None:
+    run("tests.disk.injection", "--fault", fault, "--durability", "full", "--stride", "1")
+
+
+def test_flipped_bits_crash_nothing_and_show_nobody_elses_session() -> None:
+    run("tests.disk.flips", "--seed", "2026", "--count", "3000")
+
+
 def run(module: str, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
