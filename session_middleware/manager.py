@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -692,10 +693,13 @@ async def _awaited(call: Callable[[], Any]) -> Any:
 
 
 def _mint() -> tuple[SessionId, str]:
-    id_ = secrets.token_urlsafe(16)
-    while id_.startswith("-"):  # a command line would take it for an option
-        id_ = secrets.token_urlsafe(16)
-    return SessionId(id_), secrets.token_urlsafe(16)
+    random = secrets.token_bytes(32)  # both at once: each request for chance is a system call
+    id_, secret = _urlsafe(random[:16]), _urlsafe(random[16:])
+    return _mint() if id_.startswith("-") else (SessionId(id_), secret)  # "-": an option on a command line
+
+
+def _urlsafe(random: bytes) -> str:
+    return urlsafe_b64encode(random).rstrip(b"=").decode("ascii")
 
 
 def _clock(name: str, clock: Callable[[], float]) -> Callable[[], float]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from hmac import compare_digest
 
 from session_middleware.policy import JUST_NOW
-from session_middleware.record import KEPT_FLOORS, Ended, Record, SessionId
+from session_middleware.record import KEPT_FLOORS, Ended, Record, SessionId, replace
 from session_middleware.session import Fresh, JustEnded, Live, Opening, Overtaken
 
 __all__ = ["choose", "open_promised", "open_with"]
@@ -51,7 +51,7 @@ def open_promised(
     # Once `floors` is full its first may be a later one, whose successor a promise must not be measured by.
     creation = answer.floors[0] if len(answer.floors) < KEPT_FLOORS else 0
     opening, suspicion = open_with((id_, secret, creation), answer, now)
-    return (opening._replace(promised=True) if isinstance(opening, Live) else opening), suspicion
+    return (replace(opening, promised=True) if isinstance(opening, Live) else opening), suspicion
 
 
 def choose(openings: Iterable[Opening]) -> tuple[Opening, tuple[Record, ...], bool]:

@@ -231,8 +231,6 @@ class Performer:
         if isinstance(session.life.owed, RemoveCookie):
             session.life.owed = None  # of an early `save`: by now it could remove the cookie of a later login
             session.life.ended_early = True
-        if is_settled(session, now):
-            return
         await self._commit(session, now, lambda: self._plan(session, now, failed=failed))
 
     async def commit_late(self, session: Session, now: float, *, failed: bool = False) -> None:
@@ -399,16 +397,23 @@ class Performer:
 
     async def _write(self, session: Session, plan: Write, now: float) -> None:
         commit = self.port.commit if plan.user_id is None else self.limits.bind
-        await self._written(session, plan, await commit(plan.record.id, plan.delta, now), now)
+        answer = await commit(plan.record.id, plan.delta, now)
+        if plan.also_end or isinstance(answer, Refused):
+            await self._written(session, plan, answer, now)
+        else:
+            self._note_written(session, plan, answer, now)
 
     async def _written(self, session: Session, plan: Write, answer: Committed | Refused, now: float) -> None:
         if isinstance(answer, Refused):
             session.life.owed = None  # what an early `save` owed was overtaken
             await self._refused(session, await self._after_refusal(plan, answer, now), now)
             return
+        self._note_written(session, plan, answer, now)
+        await self.end_others(plan.also_end, now)
+
+    def _note_written(self, session: Session, plan: Write, answer: Committed, now: float) -> None:
         self._settle_written(session, plan, answer, now)
         self._report_write(session, plan, answer, now)
-        await self.end_others(plan.also_end, now)
 
     async def _after_refusal(self, plan: Write, answer: Refused, now: float) -> Record | Ended | None:
         if answer is GONE:
@@ -503,7 +508,8 @@ class Performer:
 
     def _settle_written(self, session: Session, plan: Write, answer: Committed, now: float) -> None:
         record = apply_to_header(plan.record, plan.delta, now)
-        record = replace(record, generation=answer.generation, version=answer.version)
+        if answer.version != record.version or answer.generation != record.generation:
+            record = replace(record, generation=answer.generation, version=answer.version)
         late, owed = session.life.late, session.life.owed
         settle(session, Live(record, answer.generation))
         if plan.sends_cookie and not late:

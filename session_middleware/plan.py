@@ -7,7 +7,9 @@ left), and `plan_refused` (when a backend refused to commit). No I/O, no clock, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+import msgspec
 
 from session_middleware.changes import Changes, changes_of, login_of
 from session_middleware.record import UNSET, Delta, Ended, Record, SessionId, UnsetType, replace
@@ -16,7 +18,7 @@ from session_middleware.values import (
     JsonValue,
     Values,
     check_size,
-    decode_value,
+    decode_values,
     encode_plainly,
     encode_value,
 )
@@ -44,18 +46,18 @@ Mint: TypeAlias = Callable[[], tuple[SessionId, str]]
 """A new id and secret, random."""
 
 
-class Nothing(NamedTuple):
+class Nothing(msgspec.Struct, frozen=True, gc=False):
     """The backend and the cookie are as they should be."""
 
 
-class Create(NamedTuple):
+class Create(msgspec.Struct, frozen=True, gc=False):
     """Insert a new session and set its cookie; end these other sessions (`superseded`)."""
 
     record: Record
     also_end: tuple[SessionId, ...] = ()
 
 
-class Write(NamedTuple):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """Commit *delta* to *record*; set the cookie of the generation that returns if `sends_cookie`."""
 
     record: Record
@@ -67,7 +69,7 @@ class Write(NamedTuple):
     asked_cycle: bool = False  # `cycle()` was called, or ordered by `cycle_session`
 
 
-class End(NamedTuple):
+class End(msgspec.Struct, frozen=True, gc=False):
     """Delete this session (`logout`) and `others`, remove the cookie if one was alive.
 
     `lost`: keys that were written too late.
@@ -79,7 +81,7 @@ class End(NamedTuple):
     others: tuple[SessionId, ...] = ()
 
 
-class Swap(NamedTuple):
+class Swap(msgspec.Struct, frozen=True, gc=False):
     """Create a new session, then delete the old one; undo it if that was needed and found nothing alive."""
 
     record: Record
@@ -89,20 +91,20 @@ class Swap(NamedTuple):
     also_end: tuple[SessionId, ...] = ()
 
 
-class Relogin(NamedTuple):
+class Relogin(msgspec.Struct, frozen=True, gc=False):
     """A login by a request that was overtaken: look at the session afresh, then `plan_refused`."""
 
     id: SessionId
 
 
-class Keep(NamedTuple):
+class Keep(msgspec.Struct, frozen=True, gc=False):
     """The same user is signed in already (a double click): set the current cookie, change nothing."""
 
     record: Record
     lost: tuple[str, ...] = ()  # keys that say something else than the session does
 
 
-class Lost(NamedTuple):
+class Lost(msgspec.Struct, frozen=True, gc=False):
     """Nothing may be saved; report these keys and why."""
 
     id: SessionId | None
@@ -172,7 +174,7 @@ def plan_late(session: Session, now: float, mint: Mint) -> Plan:
     life, changes = session.life, changes_of(session)
     match life.opening:
         case _ if life.ended and isinstance(ending := _plan_ending(life), End):
-            return ending._replace(lost=tuple(sorted(changes.keys())), why_lost="response_started")
+            return replace(ending, lost=tuple(sorted(changes.keys())), why_lost="response_started")
         case Live(record):
             return _plan_live_late(session, life.opening, changes, now)
         case Overtaken(record):
@@ -346,7 +348,9 @@ def _delta_of(
     own = record.idle_timeout if life.expiry is UNSET else life.expiry
     expire_at = None if life.expiry is UNSET else min(now + life.policy.idle(own), limit or record.limit)
     renew_to = None if expire_at is not None else _renewal(life, record, limit, now)
-    waits = any(g < opening.admitted and grace.until is None for g, grace in record.accepted.items())
+    waits = bool(record.accepted) and any(
+        g < opening.admitted and grace.until is None for g, grace in record.accepted.items()
+    )
     authenticated: float | UnsetType | None = UNSET if user is UNSET else (None if user is None else now)
     return Delta(
         set=changes.assigned,
@@ -394,7 +398,7 @@ def checked_metadata(life: Life, metadata: Mapping[str, JsonValue]) -> dict[str,
         return {}
     encoded = {name: encode_value(name, value) for name, value in metadata.items()}
     check_size(encoded, max_bytes=life.policy.max_bytes, max_keys=life.policy.max_keys)
-    return {name: decode_value(value) for name, value in encoded.items()}
+    return decode_values(Values.of(encoded))
 
 
 def _renewal(life: Life, record: Record, limit: float | None, now: float) -> float | None:
@@ -436,7 +440,8 @@ def new_record(
 
 
 def _others(session: Session) -> tuple[SessionId, ...]:
-    return tuple(record.id for record in session.life.others)
+    others = session.life.others
+    return tuple([record.id for record in others]) if others else ()
 
 
 def _missing(changes: Changes, record: Record) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import Enum
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, NewType
 
 import msgspec
@@ -150,7 +151,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 _DELTA_DEFAULTS = tuple((name, getattr(Delta(), name)) for name in Delta.__struct_fields__)
 
 
-class Committed(NamedTuple):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """A commit that was applied: the record's version and generation after it, the new values of the
     counters it incremented, and whether it made a new generation.
     """
@@ -210,10 +211,11 @@ def apply_to_header(record: Record, delta: Delta, now: float, data: Values | Non
         changed["data"] = data
     if delta.seen_at is not None and delta.seen_at > record.last_seen_at:
         changed["last_seen_at"] = delta.seen_at
-    for name in _REPLACED:
-        wanted = getattr(delta, name)
-        if wanted is not UNSET:
-            changed[name] = wanted
+    replaced = _replaced_by(delta)
+    if replaced != _NOTHING_REPLACED:
+        changed |= {
+            name: value for name, value in zip(_REPLACED, replaced, strict=True) if value is not UNSET
+        }
     changed |= _deadlines(record, delta)
     if cycles or record.accepted or delta.cycle_due is not None:
         changed |= _generations(record, delta, now, cycles=cycles)
@@ -230,6 +232,8 @@ _REPLACED = (
     "priority",
     "metadata",
 )
+_replaced_by = attrgetter(*_REPLACED)
+_NOTHING_REPLACED = (UNSET,) * len(_REPLACED)
 
 
 def _generations(record: Record, delta: Delta, now: float, *, cycles: bool) -> dict[str, Any]:
@@ -290,17 +294,20 @@ def _cycle_due(record: Record, delta: Delta, *, cycles: bool) -> float | None:
 
 
 def _apply_values(data: Values, delta: Delta) -> tuple[Values, dict[str, int]]:
-    pairs = {name: value for name, value in data.pairs.items() if name not in delta.unset}
-    pairs.update(delta.set)
+    pairs: dict[str, bytes | msgspec.Raw] = {**data.split(), **delta.set}
+    for name in delta.unset:
+        if name not in delta.set:
+            pairs.pop(name, None)
     counters = {name: _incremented(name, pairs.get(name), by) for name, by in delta.increments.items()}
     pairs.update((name, b"%d" % value) for name, value in counters.items())
     return Values.of(pairs), counters
 
 
-def _incremented(name: str, encoded: bytes | None, by: int) -> int:
-    if encoded is not None and not _INTEGER.fullmatch(encoded):
+def _incremented(name: str, encoded: bytes | msgspec.Raw | None, by: int) -> int:
+    present = b"0" if encoded is None else bytes(encoded)
+    if not _INTEGER.fullmatch(present):
         raise SessionDataError(f"session[{name!r}] is no integer, so it cannot be incremented", name)
-    total = int(encoded or b"0") + by
+    total = int(present) + by
     if abs(total) > MAX_COUNTER:
         raise SessionDataError(f"session[{name!r}] would leave 64 bits", name)
     return total

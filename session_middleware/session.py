@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from typing import Any, NamedTuple, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias, cast
+
+import msgspec
 
 from session_middleware.errors import (
     BackendUnavailable,
@@ -41,7 +43,7 @@ __all__ = [
 ]
 
 
-class Fresh(NamedTuple):
+class Fresh(msgspec.Struct, frozen=True, gc=False):
     """No session yet: an anonymous visitor. A write creates one."""
 
     ended_because: str | None = None
@@ -53,7 +55,7 @@ class Fresh(NamedTuple):
         return f"<Fresh ended_because={self.ended_because} promised={self.promised and self.promised[0]}>"
 
 
-class Live(NamedTuple):
+class Live(msgspec.Struct, frozen=True, gc=False):
     """A live session, opened by a cookie of the generation `admitted` (or by its id: the record's)."""
 
     record: Record
@@ -64,13 +66,13 @@ class Live(NamedTuple):
     """The visitor's own cookie named `admitted`, so the older ones that wait for that may run out."""
 
 
-class Overtaken(NamedTuple):
+class Overtaken(msgspec.Struct, frozen=True, gc=False):
     """A login or a change of privilege overtook this request just now: it sees nobody, saves nothing."""
 
     record: Record
 
 
-class JustEnded(NamedTuple):
+class JustEnded(msgspec.Struct, frozen=True, gc=False):
     """The session was ended by a logout less than 30 s ago: this request saves nothing, but may log in."""
 
     id: SessionId
@@ -80,7 +82,7 @@ class JustEnded(NamedTuple):
 Opening: TypeAlias = Fresh | Live | Overtaken | JustEnded
 
 
-class SetCookie(NamedTuple):
+class SetCookie(msgspec.Struct, frozen=True, gc=False):
     """The response must carry this cookie; `deadline` is when the session ends without a further visit."""
 
     id: SessionId
@@ -92,7 +94,7 @@ class SetCookie(NamedTuple):
         return f"<SetCookie {self.id} generation={self.generation}>"
 
 
-class RemoveCookie(NamedTuple):
+class RemoveCookie(msgspec.Struct, frozen=True, gc=False):
     """The response must take the cookie away: this request ended the session."""
 
 
@@ -141,7 +143,13 @@ class Life:
     def asked_for(self) -> dict[str, Any]:
         """A copy of what is asked for by now, but for what only says that something happened."""
         present = self.__dict__
+        if self.asks_for_nothing_but_values():
+            return {}
         return {name: deepcopy(present[name]) for name in _ASKED_FOR if name in present}
+
+    def asks_for_nothing_but_values(self) -> bool:
+        """No verb was called, nothing was counted, and nobody looked at the metadata."""
+        return _ASKED_FOR.isdisjoint(self.__dict__)
 
     def forget(self) -> None:
         """Nothing is asked for any more: after a commit, and after a logout took back what came before."""
@@ -154,7 +162,7 @@ class Life:
         return self.opening.record if type(self.opening) is Live else None
 
 
-_ASKED_FOR = ("login", "cycle", "ended", "renew", "expiry", "priority", "increments", "metadata")
+_ASKED_FOR = frozenset({"login", "cycle", "ended", "renew", "expiry", "priority", "increments", "metadata"})
 _ASKED = ("asked", "assigned", *_ASKED_FOR)
 
 
@@ -182,12 +190,11 @@ class Session(dict[str, JsonValue]):
     @property
     def id(self) -> SessionId | None:
         """Public name of the session, None while there is none. Fit for logs, never a credential."""
-        match self.life.opening:
-            case Live(record):
-                return None if self.life.ended else record.id
-            case Fresh(promised=(id_, _, _)):
-                return id_
-        return None
+        life = self.life
+        opening = life.opening
+        if type(opening) is Live:
+            return None if life.ended else opening.record.id
+        return opening.promised[0] if type(opening) is Fresh and opening.promised is not None else None
 
     @property
     def session_id(self) -> SessionId | None:

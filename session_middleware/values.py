@@ -49,6 +49,8 @@ class Values(Mapping[str, bytes]):
 
     Opaque to backends: they store `packed`, or the single pairs, and make it again with `Values(packed)` or
     `Values.of(pairs)`. Raises `SessionDataError` when pairs are asked of text that is no JSON object.
+
+    Only whoever asks for `pairs` keeps them: a million sessions in memory are a million texts.
     """
 
     __slots__ = ("_pairs", "packed")
@@ -58,20 +60,22 @@ class Values(Mapping[str, bytes]):
         self._pairs: dict[str, bytes] | None = None
 
     @classmethod
-    def of(cls, pairs: Mapping[str, bytes]) -> Values:
+    def of(cls, pairs: Mapping[str, bytes | msgspec.Raw]) -> Values:
         """These pairs, packed."""
-        made = cls(b"{%b}" % b",".join([_named(name) + value for name, value in pairs.items()]))
-        made._pairs = dict(pairs)
-        return made
+        return cls(b"{%b}" % b",".join([_named(name) + value for name, value in pairs.items()]))
+
+    def split(self) -> dict[str, msgspec.Raw]:
+        """Key → a view of its bytes, equal to another view but never to `bytes`. Raises as `pairs`."""
+        try:
+            return _split(self.packed)
+        except (msgspec.MsgspecError, UnicodeError) as problem:
+            raise SessionDataError("the stored values are no JSON object") from problem
 
     @property
     def pairs(self) -> dict[str, bytes]:
         """Key → bytes. Do not change it."""
         if self._pairs is None:
-            try:
-                self._pairs = {name: bytes(raw) for name, raw in _split(self.packed).items()}
-            except (msgspec.MsgspecError, UnicodeError) as problem:
-                raise SessionDataError("the stored values are no JSON object") from problem
+            self._pairs = {name: bytes(raw) for name, raw in self.split().items()}
         return self._pairs
 
     def __getitem__(self, name: str) -> bytes:
@@ -135,9 +139,9 @@ def encode_value(key: str, value: JsonValue) -> bytes:
         raise SessionDataError(f"session[{key!r}] cannot be kept: a number in it is too long", key) from None
 
 
-def decode_value(encoded: bytes) -> JsonValue:
+def decode_value(encoded: bytes | msgspec.Raw) -> JsonValue:
     """The value behind these bytes. Raises `SessionDataError` if they are damaged."""
-    return _decoded(encoded)
+    return _decoded(bytes(encoded))
 
 
 def decode_values(values: Values) -> dict[str, JsonValue]:
@@ -148,11 +152,11 @@ def decode_values(values: Values) -> dict[str, JsonValue]:
     return decoded
 
 
-def check_size(values: Mapping[str, bytes], *, max_bytes: int, max_keys: int) -> None:
+def check_size(values: Mapping[str, bytes | msgspec.Raw], *, max_bytes: int, max_keys: int) -> None:
     """Raise `SessionDataError` if a session with these values would be too large."""
     if len(values) > max_keys:
         raise SessionDataError(f"the session would hold {len(values)} keys, the limit is {max_keys}")
-    size = sum(len(name) + len(value) for name, value in values.items())
+    size = sum(map(len, values)) + sum(map(len, values.values()))
     if size > max_bytes:
         largest = max(values, key=lambda name: len(values[name]))
         raise SessionDataError(
@@ -259,7 +263,7 @@ _READERS: dict[str, Callable[[Any], JsonValue]] = {
 def _decoded(encoded: bytes, *, top: bool = False) -> JsonValue:
     try:
         plain = _decode(encoded)
-        if b'"~' not in encoded:
+        if b"~" not in encoded:  # one byte is found ten times as fast as the two that a tag begins with
             return plain
         if top and type(plain) is dict:  # the session itself is never a tag, whatever its keys
             return {name: _untagged(value) for name, value in plain.items()}

@@ -220,7 +220,7 @@ PAYLOAD = f"{token(1)}.{token(2)}.{GENERATION}"
     TimestampSigner(KEY, salt="session_middleware.cookie.v1.session", key_derivation="hmac").sign(PAYLOAD),
     URLSafeSerializer(KEY, salt="session_middleware.cookie.v1.session").dumps(PAYLOAD).encode(),
     URLSafeTimedSerializer(KEY, salt="cookie-session").dumps({"user": 1}).encode(),
-])  # fmt: skip
+], ids=itertools.count())  # fmt: skip
 def test_what_others_sign_with_the_same_key_is_refused(value: bytes) -> None:
     assert codec().verify(value) is None
 

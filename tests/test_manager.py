@@ -143,10 +143,13 @@ def test_a_created_session_can_be_got_by_its_id(driven: Driven) -> None:
 
 
 def test_an_id_is_never_taken_for_an_option_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = iter(["-" + "a" * 21, "-" + "b" * 21, "c" * 22, "-" + "d" * 21])
-    monkeypatch.setattr("secrets.token_urlsafe", lambda _: next(made))
+    dashed, plain = b"\xfb" * 16, b"\x00" * 16
+    made = iter([dashed + plain, dashed + dashed, plain + dashed])
+    monkeypatch.setattr("secrets.token_bytes", lambda _: next(made))
 
-    assert SessionManager().mint() == ("c" * 22, "-" + "d" * 21)
+    id_, secret = SessionManager().mint()
+
+    assert (id_, secret[0]) == ("A" * 22, "-")
 
 
 def test_an_empty_session_is_stored_too(driven: Driven) -> None:

@@ -26,7 +26,7 @@ from session_middleware.backends.base import (
     LoadAnswer,
     ending_of,
 )
-from session_middleware.errors import SessionDataError
+from session_middleware.errors import BackendCorrupt, SessionDataError
 from session_middleware.record import (
     CREATED,
     EXISTS,
@@ -205,10 +205,17 @@ _SELECT = f"SELECT {','.join(_HEADER)},data FROM session"  # noqa: S608
 # Read in the same statement as the row, once per statement. The plus keeps the planner on the index at hand.
 _EPOCH = "(SELECT before FROM epoch WHERE n=1)"
 _LIVE = f"deadline>? AND +created_at>={_EPOCH}"
-_SELECT_ONE = f"SELECT {','.join(_HEADER)},data,{_EPOCH} FROM session WHERE id=?"  # noqa: S608
-_TO_CHANGE = f"bucket,n FROM session WHERE id=? AND {_LIVE}"
-_SELECT_TO_CHANGE = f"SELECT {','.join(_HEADER)},data,{_TO_CHANGE}"
-_SELECT_HEADER_TO_CHANGE = f"SELECT {','.join(_HEADER)},NULL,{_TO_CHANGE}"
+# A row that is asked for by its id is looked up in the index, then read from the table, its id as well: so a
+# damaged index that leads to the row of another session is found out (`_own`). Without the second name SQLite
+# would take the id from the index. It costs no page more.
+_FOUND = "FROM session AS found CROSS JOIN session ON session.n=found.n"
+_BY_ID = f"{_FOUND} WHERE found.id=?"
+_OF_ROW = ",".join(f"session.{name}" for name in _HEADER)
+_SELECT_ONE = f"SELECT {_OF_ROW},session.data,{_EPOCH} {_BY_ID}"
+_LIVE_ROW = f"session.deadline>? AND session.created_at>={_EPOCH}"
+_TO_CHANGE = f"session.bucket,session.n {_BY_ID} AND {_LIVE_ROW}"
+_SELECT_TO_CHANGE = f"SELECT {_OF_ROW},session.data,{_TO_CHANGE}"
+_SELECT_HEADER_TO_CHANGE = f"SELECT {_OF_ROW},NULL,{_TO_CHANGE}"
 _INSERT = (
     f"INSERT INTO session({','.join(COLUMNS)}) VALUES({','.join('?' * len(COLUMNS))})"
     f" ON CONFLICT(id) DO UPDATE SET {','.join(f'{name}=excluded.{name}' for name in COLUMNS)}"
@@ -333,7 +340,9 @@ def load(execute: Execute, id: SessionId, now: float) -> LoadAnswer:  # noqa: A0
     rows = execute(_SELECT_ONE, (id,)).fetchall()
     if not rows:
         return _ending(execute, id)
-    record, before = record_of(rows[0]), rows[0][-1]
+    record, before = record_of(_own(rows[0], id)), rows[0][-1]
+    if not isinstance(before, float):
+        raise _lost_epoch()
     if record.deadline > now and record.created_at >= before:
         return record
     return ending_of(record, epoch(execute), now)
@@ -352,7 +361,7 @@ def commit(execute: Execute, id: SessionId, delta: Delta, now: float) -> Committ
     rows = execute(_SELECT_TO_CHANGE if changes_values else _SELECT_HEADER_TO_CHANGE, (id, now)).fetchall()
     if not rows:
         return GONE
-    before = record_of(rows[0])
+    before = record_of(_own(rows[0], id))
     applied = apply(before, delta, now)
     if isinstance(applied, Refused):
         return applied
@@ -361,6 +370,13 @@ def commit(execute: Execute, id: SessionId, delta: Delta, now: float) -> Committ
     _update(execute, n, before, after)
     _file(execute, n, bucket, before, after)
     return committed
+
+
+def _own(row: Sequence[Any], id_: SessionId) -> Sequence[Any]:
+    """The row, if it names this session. `BackendCorrupt` if it is another's."""
+    if row[0] != id_:
+        raise BackendCorrupt("an index of the database is damaged: it led to the row of another session")
+    return row
 
 
 def _update(execute: Execute, n: int, before: Record, after: Record) -> None:
@@ -374,17 +390,20 @@ def _update(execute: Execute, n: int, before: Record, after: Record) -> None:
         execute(_UPDATE_STATE, (*limits, _packed(after), n))
 
 
-def _file(execute: Execute, n: int, bucket: int, before: Record, after: Record) -> None:
+def _file(execute: Execute, n: int, bucket: object, before: Record, after: Record) -> None:
     """Note what indexes are made of, if it changed. A later deadline leaves the bucket where it is."""
-    earliest = min(bucket, bucket_of(after.deadline))
+    earliest = bucket_of(after.deadline)
+    if isinstance(bucket, int):  # others may have written anything there
+        earliest = min(bucket, earliest)
     if earliest != bucket or after.user_id != before.user_id or after.status != before.status:
         execute(_UPDATE_FILING, (after.user_id, after.status, earliest, n))
 
 
 def delete(execute: Execute, id: SessionId, now: float, reason: str, by: str | None) -> bool:  # noqa: A002  (the contract's word)
     """See `Port.delete`. Needs no readable row."""
-    alive = execute(f"DELETE FROM session WHERE id=? AND {_LIVE} RETURNING 1", (id, now)).fetchall()  # noqa: S608  (names)
+    alive = execute(f"DELETE FROM session WHERE id=? AND {_LIVE} RETURNING id", (id, now)).fetchall()  # noqa: S608  (names)
     if alive:
+        _own(alive[0], id)
         _note(execute, [(id, Ended(reason, now, by))], now)
     return bool(alive)
 
@@ -478,8 +497,17 @@ def moment(stored: object, otherwise: float) -> float:
 
 def epoch(execute: Execute) -> Epoch:
     """The moment that is kept."""
-    [row] = execute("SELECT before, said_at, reason, said_by FROM epoch", ()).fetchall()
-    return Epoch(*row)
+    rows = execute("SELECT before, said_at, reason, said_by FROM epoch", ()).fetchall()
+    if len(rows) != 1 or not isinstance(rows[0][0], float):
+        raise _lost_epoch()
+    return Epoch(*rows[0])
+
+
+def _lost_epoch() -> BackendCorrupt:
+    """Whether a session was ended with all others cannot be told any more: so none is served."""
+    return BackendCorrupt(
+        "the database has lost its table epoch: restore it from a copy, or begin a new file"
+    )
 
 
 def end_all_before(execute: Execute, t: float, now: float, reason: str, by: str | None) -> bool:

@@ -19,6 +19,7 @@ from session_middleware.backends.sql import (
     Execute,
     _ending,
     _note,
+    _own,
     commit,
     create,
     delete_expired,
@@ -83,7 +84,7 @@ def commit_within(
     rows = execute(_SELECT_HEADER_TO_CHANGE, (id, now)).fetchall()
     if not rows:
         return Admitted(GONE)
-    before = record_of(rows[0])
+    before = record_of(_own(rows[0], id))
     applied = apply(before, replace(delta, set={}, unset=(), increments={}), now)
     if isinstance(applied, Refused):
         return Admitted(applied)

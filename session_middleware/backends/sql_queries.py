@@ -16,8 +16,10 @@ from session_middleware.backends.base import EndedRecord
 from session_middleware.backends.capabilities import Page, Position
 from session_middleware.backends.sql import (
     _EPOCH,
+    _FOUND,
     _HEADER,
-    _LIVE,
+    _LIVE_ROW,
+    _OF_ROW,
     _SELECT,
     _SQLITE_PARAMETERS,
     Execute,
@@ -134,7 +136,13 @@ def _find_ids(execute: Execute, where: Where, now: float, limit: int, top: Posit
 
 
 def _live(execute: Execute, ids: Sequence[SessionId], now: float) -> list[Sequence[Any]]:
-    return execute(f"{_SELECT} WHERE id IN ({_marks(ids)}) AND {_LIVE}", (*ids, now)).fetchall()
+    """Their rows. One that names another session is left out; `load` tells of it."""
+    rows = execute(
+        f"SELECT {_OF_ROW},session.data {_FOUND} WHERE found.id IN ({_marks(ids)}) AND {_LIVE_ROW}",
+        (*ids, now),
+    ).fetchall()
+    asked = frozenset(ids)
+    return [row for row in rows if row[_ID_AT] in asked]
 
 
 def _marks(values: Sequence[object]) -> str:

@@ -32,8 +32,8 @@ class HoldingOperations(OperationsBase):
             return False
         if session.life.opening is not opening:  # a commit of the request itself was faster, and knows better
             return True
-        session.life.opening = opening._replace(
-            record=replace(record, deadline=max(record.deadline, renewed))
+        session.life.opening = replace(
+            opening, record=replace(record, deadline=max(record.deadline, renewed))
         )
         self._emit("session_renewed", record.id, record.user_id, now, expires_at=renewed)
         return True

@@ -195,7 +195,7 @@ class ReadModifyWriteCounters(HesitantBackend):
         await Pause()
         total = {**delta.set, **{name: b"%d" % value for name, value in counters.items()}}
         answer = await self.inner.commit(id, replace(delta, set=total, increments={}), now)
-        return answer._replace(counters=counters) if isinstance(answer, Committed) else answer
+        return replace(answer, counters=counters) if isinstance(answer, Committed) else answer
 
 
 def _sum(name: str, pairs: Mapping[str, bytes], by: int) -> int:

@@ -96,7 +96,9 @@ ILLEGAL: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("named", "arguments"), ILLEGAL, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(
+    ("named", "arguments"), ILLEGAL, ids=lambda value: ascii(value).partition(" at 0x")[0][:50]
+)
 def test_an_illegal_argument_is_refused_by_name(named: str, arguments: dict[str, Any]) -> None:
     given = {"app": APP, "secret_key": KEY, **arguments}
     with pytest.raises(ConfigurationError, match=rf"^{named}\b"):

@@ -40,6 +40,19 @@ def test_recorded_histories_are_linearizable(how: str, backend: str, request: py
     )
 
 
+@pytest.mark.parametrize("system", ["memory", "sqlite", "redis", "postgres"])
+def test_every_order_of_every_pair_holds_every_invariant(system: str) -> None:
+    run("tests.model.races", "--system", system, "--seed", "2026", "--count", "2000")
+
+
+@pytest.mark.parametrize("how", [(), ("--control",)], ids=["product", "control"])
+@pytest.mark.parametrize("server", ["redis", "postgres"])
+def test_histories_with_faults_are_linearizable_and_those_of_the_control_are_not(
+    server: str, how: tuple[str, ...]
+) -> None:
+    run("tests.campaigns.faults", "--server", server, "--seed", "2026", "--count", "1000", *how)
+
+
 def run(module: str, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from random import Random
 
 from tests.model.invariants import Ledger
-from tests.model.real import MemoryShelf, PostgresShelf, RealSystem, RedisShelf, Shelf, SQLiteShelf
+from tests.model.real import SYSTEMS, RealSystem, shelf_of
 from tests.model.request import ModelSystem
 from tests.model.system import System
 from tests.model.world import Failure, Op, random_schedule, run, shrink
-from tests.servers.postgres import postgres_server
-from tests.servers.redis import redis_server
 
 __all__ = ["main"]
 
@@ -38,25 +33,6 @@ def main() -> int:
         return campaign(options, lambda eager: ModelSystem(eager=eager))
     with shelf_of(options.system) as shelf:
         return campaign(options, lambda eager: RealSystem(shelf, eager=eager))
-
-
-SYSTEMS = ("memory", "sqlite", "redis", "postgres")
-
-
-@contextmanager
-def shelf_of(name: str) -> Iterator[Shelf]:
-    """Where the records of the real middleware live, for as long as the campaign takes."""
-    with ExitStack() as stack:
-        if name == "memory":
-            shelf: Shelf = MemoryShelf()
-        elif name == "sqlite":
-            shelf = SQLiteShelf(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        elif name == "redis":
-            shelf = RedisShelf(stack.enter_context(redis_server()).new_store())
-        else:
-            shelf = PostgresShelf(stack.enter_context(postgres_server()).new_store())
-        yield shelf
-        shelf.close()
 
 
 def campaign(options: argparse.Namespace, system: Callable[[bool], System]) -> int:

@@ -16,9 +16,10 @@ Ids are numbered, not random, so that a schedule is the same run every time.
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -44,9 +45,11 @@ from tests.model.invariants import Ledger
 from tests.model.system import Action, Fault, Response, Seen
 from tests.model.tables import ABSOLUTE, GRACE, IDLE, PRIVILEGE_KEY, USER_KEY
 from tests.model.world import Visit
-from tests.servers.redis import client
+from tests.servers.postgres import postgres_server
+from tests.servers.redis import client, redis_server
 
 __all__ = [
+    "SYSTEMS",
     "MemoryShelf",
     "PostgresShelf",
     "RealHandle",
@@ -56,6 +59,7 @@ __all__ = [
     "SQLiteShelf",
     "Shelf",
     "SteppedPort",
+    "shelf_of",
 ]
 
 T = TypeVar("T")
@@ -87,7 +91,7 @@ def point(name: str) -> Generator[str, None, None]:
 
 
 class RealSystem:
-    """See `system.System`. `middleware` and `port` are classes that a control breaks."""
+    """See `system.System`. A control breaks `middleware` and `port`; `options` are more of the manager's."""
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class RealSystem:
         answers: bool = False,
         port: type[SteppedPort] | None = None,
         middleware: type[SessionMiddleware] = SessionMiddleware,
+        **options: Any,
     ) -> None:
         self.clock = ManualClock(0.0)
         self.port = (port or SteppedPort)(shelf.fresh(), self, answers=answers)
@@ -105,7 +110,7 @@ class RealSystem:
         self._ids = count()
         self._serial = next(_SERIALS)
         self._seen: dict[str, View] = {}
-        self.manager = NumberedManager(self.port, self.mint_one, self.clock)
+        self.manager = NumberedManager(self.port, self.mint_one, self.clock, **options)
         self.middleware = middleware(_serve, manager=self.manager, eager=eager)
         self.codec = self.manager.codec
         self.manager.subscribe("session_data_save_failed", self._lose)
@@ -217,7 +222,11 @@ class NumberedManager(SessionManager):
     """Takes ids from the driver."""
 
     def __init__(
-        self, port: SteppedPort, mint: Callable[[], tuple[SessionId, str]], clock: Callable[[], float]
+        self,
+        port: SteppedPort,
+        mint: Callable[[], tuple[SessionId, str]],
+        clock: Callable[[], float],
+        **options: Any,
     ) -> None:
         super().__init__(
             port,
@@ -232,6 +241,7 @@ class NumberedManager(SessionManager):
             monotonic=lambda: 0.0,
             log=False,
             log_context=False,
+            **options,
         )
         self._numbered = self.performer._mint = mint
         self.finisher = InPlace(self.backend_timeout)
@@ -511,3 +521,22 @@ class SQLiteShelf(Shelf):
 
     def close(self) -> None:
         run_blocking(self._port.close())
+
+
+SYSTEMS = ("memory", "sqlite", "redis", "postgres")
+
+
+@contextmanager
+def shelf_of(name: str) -> Iterator[Shelf]:
+    """Where the records of the real middleware live, for as long as a campaign takes."""
+    with ExitStack() as stack:
+        if name == "memory":
+            shelf: Shelf = MemoryShelf()
+        elif name == "sqlite":
+            shelf = SQLiteShelf(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        elif name == "redis":
+            shelf = RedisShelf(stack.enter_context(redis_server()).new_store())
+        else:
+            shelf = PostgresShelf(stack.enter_context(postgres_server()).new_store())
+        yield shelf
+        shelf.close()

@@ -86,6 +86,8 @@ class Stage:
         self.codec = self.manager._codec = codec(self.manager.cookie, keys[0], keys[1:])
         self.seen = ""
         self.loop = asyncio.new_event_loop() if kind in {"asgi", "eager"} else None
+        if self.loop is not None:
+            self.loop.run_until_complete(self.manager.open())  # a backend that another stage closed
         self._serve = self._served(keys)
 
     def _served(self, keys: Sequence[str]) -> Any:
@@ -270,7 +272,7 @@ def sent_as(stage: Stage, values: Iterable[bytes]) -> Iterator[Headers]:
 
 
 def crossed(value: bytes, other: bytes) -> Iterator[bytes]:
-    """All that two cookies may exchange: a byte, what is before or after a place, a part between dots."""
+    """All that two cookies exchange: a byte, what lies before or after a place, a part between dots."""
     for at in range(min(len(value), len(other))):
         yield value[:at] + other[at : at + 1] + value[at + 1 :]
         yield value[:at] + other[at:]
@@ -306,7 +308,7 @@ def _resigned(random: Random, value: bytes, _: bytes) -> bytes:
 def _flipped(random: Random, value: bytes, _: bytes) -> bytes:
     payload, _, signature = value.rpartition(b".")
     digest = int.from_bytes(urlsafe_b64decode(signature + b"="))
-    for _bit in range(random.randint(1, 4)):
+    for _ in range(random.randint(1, 4)):
         digest ^= 1 << random.randrange(256)
     return payload + b"." + _encoded(digest.to_bytes(32))
 
@@ -398,8 +400,9 @@ class StrippingCodec(CookieCodec):
     encoding = "latin-1"
 
     def read(self, headers: Iterable[tuple[bytes, bytes]]) -> CookieReading:
-        ours = b"; ".join(header for key, header in headers if key == b"cookie")
-        text = ours.decode(self.encoding, "replace")
+        text = "; ".join(
+            header.decode(self.encoding, "replace") for key, header in headers if key == b"cookie"
+        )
         return self._judge([value.encode(self.encoding, "replace") for value in self._stripped(text)])
 
     def read_text(self, header: str) -> CookieReading:
@@ -468,10 +471,9 @@ def main() -> int:
     for kind in kinds:
         figures.add(assault(kind, given.seed, given.count, CONTROLS.get(given.control, CookieCodec)))
     sys.stdout.write(
-        f"{', '.join(kinds)}: {figures.sent:,} requests from seed {given.seed}, of which "
-        f"{figures.harmless:,} held the cookie itself and {len(figures.missed)} of these were refused: "
-        f"{len(figures.accepted):,} others accepted, {figures.calls:,} backend calls, "
-        f"{time.perf_counter() - began:.0f} s\n"
+        f"{', '.join(kinds)}: {figures.sent:,} requests from seed {given.seed}, {figures.harmless:,} "
+        f"held the cookie itself and {len(figures.missed)} of those were refused: {len(figures.accepted):,} "
+        f"others accepted, {figures.calls:,} backend calls, {time.perf_counter() - began:.0f} s\n"
     )
     return int(figures.withstood is bool(given.control))
 

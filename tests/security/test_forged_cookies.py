@@ -9,7 +9,6 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
@@ -108,12 +107,14 @@ def orders() -> Iterator[tuple[str, ...]]:
 @each_entrance
 def test_in_every_order_of_keys_a_cookie_is_let_in_exactly_if_its_key_is_there(kind: Kind) -> None:
     backend = MemoryBackend()
-    with ExitStack() as stages:  # all are open until the end: the first to stop closes the backend
-        cookies = {key: stages.enter_context(staged(kind, [key], backend=backend)).cookie() for key in KEYS}
-        for order in orders():
-            stage = stages.enter_context(staged(kind, order, backend=backend))
+    cookies = {}
+    for key in KEYS:
+        with staged(kind, [key], backend=backend) as stage:
+            cookies[key] = stage.cookie()
+    for order in orders():
+        with staged(kind, order, backend=backend) as stage:
             seen = {key: stage.visit(b"session=" + value) for key, value in cookies.items()}
-            assert seen == {key: ("ada", 1) if key in order else ("", 0) for key in KEYS}
+        assert seen == {key: ("ada", 1) if key in order else ("", 0) for key in KEYS}
 
 
 # --- several cookies of our name ---

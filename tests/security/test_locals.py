@@ -1,0 +1,172 @@
+"""Tracebacks with local variables: what an error tracker shows of a failing backend signs nobody in.
+
+A backend fails in each of its operations while a visitor's request is under way. Every frame of this package
+in the traceback is then searched, as the standard library, structlog and rich show it. The ASGI scope is left
+out: a server and every framework hold it in their frames too, with the Cookie header of the request; trackers
+have a filter for it. Control: a careless local is found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.traceback import Traceback
+from structlog.tracebacks import ExceptionDictTransformer
+
+import session_middleware
+from session_middleware import MemoryBackend, SessionManager, SessionMiddleware
+from session_middleware.backends.base import Colour
+from tests.security.test_canary import KEY, VALUE, Told, parts_of
+
+OURS = str(Path(session_middleware.__file__).parent)
+
+
+class Failing:
+    """Fails in the operation that is named, with nothing of what it was given in its own frame."""
+
+    url = "failing://"
+    colours: frozenset[Colour] = frozenset({"async"})
+    immediate = False
+
+    def __init__(self) -> None:
+        self._real = MemoryBackend().port("blocking")
+        self.fails: str | None = None
+
+    def port(self, colour: Colour) -> Any:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self.fails:
+            return fail
+        return getattr(self._real, name)
+
+
+async def fail(*_: object, **__: object) -> None:
+    raise RuntimeError("on purpose")
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    session, wanted = scope["session"], scope["path"].strip("/").split("-")
+    session.mark_accessed()
+    for what in wanted:
+        match what:
+            case "write":
+                session["note"] = VALUE
+            case "keep":
+                session["kept"] = VALUE
+            case "login":
+                session.login("ada")
+            case "logout":
+                session.logout()
+            case "cycle":
+                session.cycle()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def visit(served: Any, path: str, cookie: str | None = None) -> str:
+    """The cookie that comes back."""
+    headers = [] if cookie is None else [(b"cookie", b"session=" + cookie.encode())]
+    scope = {"type": "http", "method": "GET", "path": path, "scheme": "http", "headers": headers}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    await served(scope, receive, send)
+    found = [value.decode() for name, value in sent[0]["headers"] if name == b"set-cookie"]
+    return found[0].partition("=")[2].partition(";")[0] if found else ""
+
+
+def failed(operation: str, path: str, *, signed_in: bool) -> tuple[RuntimeError, str]:
+    """What a request raised, and the cookie that was live then."""
+    backend = Failing()
+    served = SessionMiddleware(app, manager=SessionManager(backend, secret_key=KEY), monitor=False)
+
+    async def main() -> tuple[RuntimeError, str]:
+        cookie = await visit(served, "/login-keep")
+        backend.fails = operation
+        with pytest.raises(RuntimeError, match="on purpose") as caught:
+            await visit(served, path, cookie if signed_in else None)
+        return caught.value, cookie
+
+    return asyncio.run(main())
+
+
+Shown = Callable[[BaseException, Told], None]
+
+
+def by_the_standard_library(problem: BaseException, told: Told) -> None:
+    shown = traceback.TracebackException.from_exception(problem, capture_locals=True)
+    for frame in shown.stack:
+        add_frame(told, frame.filename, frame.name, frame.locals)
+
+
+def by_structlog(problem: BaseException, told: Told) -> None:
+    transform = ExceptionDictTransformer(show_locals=True, locals_max_string=10_000, locals_max_length=1000)
+    for trace in transform((type(problem), problem, problem.__traceback__)):
+        for frame in trace["frames"]:
+            add_frame(told, frame["filename"], frame["name"], frame.get("locals"))
+
+
+def by_rich(problem: BaseException, told: Told) -> None:
+    trace = Traceback.extract(
+        type(problem), problem, problem.__traceback__, show_locals=True, locals_max_string=10_000
+    )
+    for frame in (frame for stack in trace.stacks for frame in stack.frames):
+        shown = {name: str(node) for name, node in (frame.locals or {}).items()}
+        add_frame(told, frame.filename, frame.name, shown)
+
+
+def add_frame(told: Told, filename: str, name: str, found: Any) -> None:
+    if filename.startswith((OURS, __file__)) and name not in {"visit", "main", "failed"}:
+        told.add(name, *(text for local, text in (found or {}).items() if local != "scope"))
+
+
+TRACKERS = [by_the_standard_library, by_structlog, by_rich]
+
+
+@pytest.mark.parametrize("shown", TRACKERS)
+@pytest.mark.parametrize(
+    ("operation", "path", "signed_in"),
+    [
+        ("load", "/write", True),
+        ("create", "/write", False),
+        ("create", "/login-write", False),
+        ("create", "/logout-write", True),
+        ("commit", "/write", True),
+        ("commit", "/cycle-write", True),
+        ("commit", "/login-write", True),
+        ("delete", "/logout", True),
+    ],
+)
+def test_a_traceback_with_locals_shows_no_credential_and_no_value(
+    operation: str, path: str, signed_in: bool, shown: Shown
+) -> None:
+    problem, cookie = failed(operation, path, signed_in=signed_in)
+    told = Told()
+    shown(problem, told)
+    assert told.texts, "frames of ours were looked at"
+    assert told.finds(parts_of(cookie)) == []
+
+
+@pytest.mark.parametrize("shown", TRACKERS)
+def test_a_careless_local_is_found(shown: Shown) -> None:
+    def careless() -> None:
+        held = {"it": VALUE}
+        raise RuntimeError(len(held))
+
+    told = Told()
+    try:
+        careless()
+    except RuntimeError as problem:
+        shown(problem, told)
+    assert ("careless", "value", "plain") in told.finds({"value": VALUE})
