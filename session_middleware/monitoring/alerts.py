@@ -233,4 +233,4 @@ class AlertBook:
 def _is_meant(rule: Alert, event: SessionEvent) -> bool:
     if rule.reason is None:
         return True
-    return rule.reason in {event.fields.get(key) for key in ("reason", "activity_type", "error_type")}
+    return rule.reason in [event.fields.get(key) for key in ("reason", "activity_type", "error_type")]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from session_middleware.monitoring.alerts import Alert, AlertBook, Change
-from session_middleware.monitoring.facts import SessionEvent, SessionMetric, number, weight_of
+from session_middleware.monitoring.facts import SessionEvent, SessionMetric, number, text, weight_of
 from session_middleware.monitoring.figures import ENDINGS, FAILURES, MEASURED, Figures, measured
 from session_middleware.monitoring.suspicion import Finding, Suspicion
 from session_middleware.monitoring.windows import Rates
@@ -22,6 +22,7 @@ DAY: Final = 86_400
 _TICK: Final = 10.0  # seconds of event time between two looks at all alert rules
 _SPANS: Final = {"last_minute": 60.0, "last_5_minutes": 300.0, "last_hour": 3600.0}
 _RECENT: Final = 300.0
+_LOST: Final = "session_data_save_failed"
 _USUAL: Final = frozenset({"not_found", "not_found_or_expired"})  # a visitor came too late: nobody's error
 _FOLLOWED: Final = frozenset(
     {
@@ -114,7 +115,7 @@ class Analysis:
     def gauges(self, now: float) -> dict[str, float | None]:
         """What alert rules and health checks look at; None: unknown."""
         recent = self._rates.within(_RECENT, now)
-        suspicious, lost = recent["session_suspicious_activity"], recent["session_data_save_failed"]
+        suspicious, lost = recent["session_suspicious_activity"], recent[_LOST]
         return {
             **self._latest,
             "backend_down": self._down,
@@ -155,7 +156,7 @@ class Analysis:
     def _follow(self, event: SessionEvent) -> None:
         """Keep what the gauges are made of."""
         name, fields = event.name, event.fields
-        if name in FAILURES and (fields.get("reason") not in _USUAL or name == "session_data_save_failed"):
+        if name in FAILURES and (name == _LOST or text(fields.get("reason")) not in _USUAL):
             self._rates.add("errors", event.timestamp, weight_of(event))
         if self._live is not None:
             self._live += (name == "session_created") - (name in ENDINGS)

@@ -25,10 +25,12 @@ __all__ = [
     "seconds_of",
     "text",
     "weight_of",
+    "whole",
 ]
 
 LONGEST: Final = 128  # characters of a name, an id or a reason that is kept as a key
 _FAR: Final = 32_503_680_000.0
+_MOST: Final = 10**12  # what is greater was never counted; sums of these fit into JSON's integers
 _NAMES: Final = ("event", "message", "msg")  # where renderers put an event's name
 _SELDOM: Final = ("level", "logger", *_NAMES)
 _RENAMED: Final = {"name_": "name", "args_": "args", "module_": "module"}  # `logging` refuses the plain ones
@@ -111,12 +113,15 @@ def number(value: object) -> float | None:
         return None
 
 
+def whole(value: object) -> int | None:
+    """The value where it is a whole number that something can be counted to, 0 or more; else None."""
+    return value if type(value) is int and 0 <= value <= _MOST else None
+
+
 def weight_of(event: SessionEvent) -> int:
     """How many events this one stands for: a log line tells how many were left out before it."""
-    left_out = event.fields.get("suppressed")
+    left_out = whole(event.fields.get("suppressed"))
     if left_out is None:
-        return 1
-    if not isinstance(left_out, int) or isinstance(left_out, bool) or left_out < 0:
         return 1
     return left_out if event.fields.get("summary") is True else left_out + 1
 

@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from session_middleware.events import SessionEvent
-from session_middleware.monitoring.facts import LONGEST, SessionMetric, number, text
+from session_middleware.monitoring.facts import LONGEST, SessionMetric, number, text, whole
 from session_middleware.monitoring.sketches import Distinct, Quantiles
-from session_middleware.reporting import loggable
 
 __all__ = ["ENDINGS", "FAILURES", "MEASURED", "Figures", "measured", "problem_of"]
 
@@ -135,13 +134,16 @@ class Figures:
         self._tally("switched", str(text(event.fields.get("name", "unknown"))), weight)
 
     def _used(self, event: SessionEvent, _weight: int) -> None:
-        facts = {name: event.fields.get(name) for name in ("count", "capacity", "average_age", "by_status")}
-        counted = facts["count"]
-        if not isinstance(counted, int) or isinstance(counted, bool):
+        counted, fields = whole(event.fields.get("count")), event.fields
+        if counted is None or (self.usage is not None and event.timestamp < self.usage["timestamp"]):
             return
-        if self.usage is None or event.timestamp >= self.usage["timestamp"]:
-            self.usage = {"timestamp": event.timestamp, **{key: loggable(one) for key, one in facts.items()}}
-            self.balance = 0
+        self.balance = 0
+        self.usage = {
+            "timestamp": event.timestamp,
+            "count": counted,
+            "average_age": number(fields.get("average_age")),
+            "by_status": _counts_in(fields.get("by_status")),
+        }
 
     # --- figures together ---
 
@@ -205,7 +207,7 @@ class Figures:
             "distinct_users": self.distinct["users"].count(),
             "durations": {name: one.summary() for name, one in sorted(self.series.items())},
             "average_age": None if self.usage is None else self.usage["average_age"],
-            "by_status": {} if self.usage is None else dict(self.usage["by_status"] or {}),
+            "by_status": {} if self.usage is None else dict(self.usage["by_status"]),
             "errors": dict(self.tables["errors"]),
             "lost_writes": dict(self.tables["lost"]),
             "suspicious": dict(self.tables["suspicious"]),
@@ -231,6 +233,12 @@ _HOURLY: Final = {
     **dict.fromkeys(ENDINGS, "ended"),
     **dict.fromkeys(FAILURES, "failed"),
 }
+
+
+def _counts_in(value: object) -> dict[str, int]:
+    """The numbers by name that a field should hold; a log line may hold anything."""
+    counts = value.items() if isinstance(value, Mapping) else ()
+    return {str(text(name)): found for name, one in counts if (found := whole(one)) is not None}
 
 
 def problem_of(event: SessionEvent) -> str:
