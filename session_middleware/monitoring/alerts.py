@@ -9,7 +9,7 @@ monitor; one of your own is a line:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -192,18 +192,23 @@ class AlertBook:
             else:
                 self._of_metric.setdefault(str(state.rule.metric), []).append(state)
 
-    def observe(self, event: SessionEvent) -> list[Change]:
+    def observe(self, event: SessionEvent) -> Sequence[Change]:
         """What this event raises."""
-        changes = []
-        for state in self._of_event.get(event.name, ()):
+        states, changes = self._of_event.get(event.name), []
+        if states is None:
+            return ()
+        for state in states:
             if _is_meant(state.rule, event):
                 state.count.add(event.timestamp, weight_of(event))
                 changes.append(state.judge(state.count.value(event.timestamp), event.timestamp))
         return [change for change in changes if change is not None]
 
-    def measure(self, metric: str, value: float, now: float) -> list[Change]:
+    def measure(self, metric: str, value: float, now: float) -> Sequence[Change]:
         """What this value of a metric raises or clears."""
-        judged = [state.judge(value, now) for state in self._of_metric.get(metric, ())]
+        states = self._of_metric.get(metric)
+        if states is None:
+            return ()
+        judged = [state.judge(value, now) for state in states]
         return [change for change in judged if change is not None]
 
     def tick(self, gauges: Mapping[str, float | None], now: float) -> list[Change]:
@@ -233,4 +238,4 @@ class AlertBook:
 def _is_meant(rule: Alert, event: SessionEvent) -> bool:
     if rule.reason is None:
         return True
-    return rule.reason in {event.fields.get(key) for key in ("reason", "activity_type", "error_type")}
+    return rule.reason in [event.fields.get(key) for key in ("reason", "activity_type", "error_type")]

@@ -7,11 +7,19 @@ figures, live or out of a file. Not safe for several threads: the monitor holds 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from session_middleware.monitoring.alerts import Alert, AlertBook, Change
-from session_middleware.monitoring.facts import SessionEvent, SessionMetric, number, weight_of
+from session_middleware.monitoring.facts import (
+    Measurement,
+    SessionEvent,
+    SessionMetric,
+    number,
+    text,
+    weight_of,
+)
 from session_middleware.monitoring.figures import ENDINGS, FAILURES, MEASURED, Figures, measured
 from session_middleware.monitoring.suspicion import Finding, Suspicion
 from session_middleware.monitoring.windows import Rates
@@ -22,6 +30,7 @@ DAY: Final = 86_400
 _TICK: Final = 10.0  # seconds of event time between two looks at all alert rules
 _SPANS: Final = {"last_minute": 60.0, "last_5_minutes": 300.0, "last_hour": 3600.0}
 _RECENT: Final = 300.0
+_LOST: Final = "session_data_save_failed"
 _USUAL: Final = frozenset({"not_found", "not_found_or_expired"})  # a visitor came too late: nobody's error
 _FOLLOWED: Final = frozenset(
     {
@@ -36,6 +45,7 @@ _FOLLOWED: Final = frozenset(
         "session_manager_stopped",
     }
 )
+_NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 _FINDINGS: Final = 100
 _TYPES: Final = 256
 
@@ -46,8 +56,8 @@ class Analysis:
     def __init__(self, rules: Iterable[Alert], days: int, kept: int) -> None:
         self.alerts = AlertBook(rules)
         self.days: dict[int, Figures] = {}
-        self.metrics: deque[SessionMetric] = deque(maxlen=kept)
-        self.fresh: deque[SessionMetric] = deque(maxlen=kept)  # those that no store has yet
+        self.metrics: deque[Measurement] = deque(maxlen=kept)
+        self.fresh: deque[Measurement] = deque(maxlen=kept)  # those that no store has yet
         self.findings: deque[Finding] = deque(maxlen=_FINDINGS)
         self.outbox: list[Change | Finding] = []
         self.newest: float | None = None
@@ -66,13 +76,14 @@ class Analysis:
         """Take in one event."""
         now, name, weight = event.timestamp, event.name, weight_of(event)
         self._advance(now)
-        self.day(now).take(event, weight)
+        figures = self.day(now)
+        figures.take(event, weight)
         self._rates.add(name, now, weight)
         if name in _FOLLOWED:
             self._follow(event)
-        if name in MEASURED:
-            for metric in measured(event):
-                self._measure(metric)
+        if name in MEASURED and (found := measured(event)) is not None:
+            kind, value = found
+            self._measure(figures, (kind, event.session_id, event.user_id, value, now, _NOTHING))
         self.outbox += self.alerts.observe(event)
         if finding := self._suspicion.observe(event):
             self.findings.append(finding)
@@ -80,16 +91,19 @@ class Analysis:
 
     def measure(self, metric: SessionMetric) -> None:
         """Take in one measurement."""
-        self._advance(metric.timestamp)
-        self._measure(metric)
+        kind, now = metric.metric_type, metric.timestamp
+        self._advance(now)
+        who = (metric.session_id, metric.user_id)
+        self._measure(self.day(now), (kind, *who, metric.value, now, metric.metadata))
 
-    def _measure(self, metric: SessionMetric) -> None:
-        self.day(metric.timestamp).measure(metric)
-        self.metrics.append(metric)
-        self.fresh.append(metric)
-        if metric.metric_type in self._latest or len(self._latest) < _TYPES:
-            self._latest[metric.metric_type] = metric.value
-        self.outbox += self.alerts.measure(metric.metric_type, metric.value, metric.timestamp)
+    def _measure(self, figures: Figures, measurement: Measurement) -> None:
+        kind, _session, _user, value, now, _metadata = measurement
+        figures.measure(kind, value, now)
+        self.metrics.append(measurement)
+        self.fresh.append(measurement)
+        if kind in self._latest or len(self._latest) < _TYPES:
+            self._latest[kind] = value
+        self.outbox += self.alerts.measure(kind, value, now)
 
     def count(self, name: str, moment: float, weight: int) -> None:
         """Take in events of which only the number is known."""
@@ -114,7 +128,7 @@ class Analysis:
     def gauges(self, now: float) -> dict[str, float | None]:
         """What alert rules and health checks look at; None: unknown."""
         recent = self._rates.within(_RECENT, now)
-        suspicious, lost = recent["session_suspicious_activity"], recent["session_data_save_failed"]
+        suspicious, lost = recent["session_suspicious_activity"], recent[_LOST]
         return {
             **self._latest,
             "backend_down": self._down,
@@ -155,7 +169,7 @@ class Analysis:
     def _follow(self, event: SessionEvent) -> None:
         """Keep what the gauges are made of."""
         name, fields = event.name, event.fields
-        if name in FAILURES and (fields.get("reason") not in _USUAL or name == "session_data_save_failed"):
+        if name in FAILURES and (name == _LOST or text(fields.get("reason")) not in _USUAL):
             self._rates.add("errors", event.timestamp, weight_of(event))
         if self._live is not None:
             self._live += (name == "session_created") - (name in ENDINGS)

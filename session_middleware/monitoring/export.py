@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from session_middleware.errors import ConfigurationError
-from session_middleware.monitoring.facts import SessionMetric
+from session_middleware.monitoring.facts import Measurement
 from session_middleware.reporting import loggable
 
 __all__ = ["exported", "row_of"]
@@ -19,10 +19,11 @@ _COLUMNS: Final = ("timestamp", "metric_type", "session_id", "user_id", "value",
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
 
 
-def row_of(metric: SessionMetric) -> dict[str, Any]:
+def row_of(measurement: Measurement) -> dict[str, Any]:
     """A measurement as JSON values."""
-    row = {name: getattr(metric, name) for name in _COLUMNS}
-    return row | {"metadata": loggable(metric.metadata)}
+    metric_type, session_id, user_id, value, timestamp, metadata = measurement
+    row = (timestamp, metric_type, session_id, user_id, value, loggable(metadata))
+    return dict(zip(_COLUMNS, row, strict=True))
 
 
 def exported(rows: list[dict[str, Any]], form: str) -> list[dict[str, Any]] | str:

@@ -114,6 +114,6 @@ def counted(event: SessionEvent) -> Iterator[tuple[str, object]]:
 
 def durations(event: SessionEvent) -> Iterator[tuple[str, float]]:
     """What this event says of how long something took, in seconds."""
-    for metric in measured(event):
-        if metric.metric_type in DURATIONS:
-            yield metric.metric_type, metric.value
+    found = measured(event)
+    if found is not None and found[0] in DURATIONS:
+        yield found

@@ -7,14 +7,15 @@ and of before a restart are added), `statistics` (what a reader gets).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from session_middleware.events import SessionEvent
-from session_middleware.monitoring.facts import LONGEST, SessionMetric, number, text
+from session_middleware.monitoring.facts import LONGEST, number, text, whole
 from session_middleware.monitoring.sketches import Distinct, Quantiles
-from session_middleware.reporting import loggable
+from session_middleware.reporting import Tally
 
 __all__ = ["ENDINGS", "FAILURES", "MEASURED", "Figures", "measured", "problem_of"]
 
@@ -28,20 +29,21 @@ FAILURES: Final = (
     "sessions_cleanup_failed",
     "session_error",
 )
-_FAILED: Final = frozenset(FAILURES)
 _KINDS: Final = 256  # different reasons, types or names that one table keeps; further ones are `other`
 _USERS: Final = 1000  # users with a figure of their own; of more the busiest stay
 _SERIES: Final = 32  # metric types with quantiles of their own
 _SHOWN: Final = 20
 _TABLES: Final = ("totals", "ended", "errors", "suspicious", "lost", "switched", "hours", "users", "refused")
+_BEGIN: Final = "created_at"  # what is measured is the time since then
 _MEASUREMENTS: Final = {
     "request_finished": ("request_duration", "duration"),
     "sessions_cleaned_up": ("cleanup_duration", "duration"),
     "session_context_switched": ("context_switch_duration", "duration"),
     "backend_recovered": ("outage_duration", "down_for"),
     "session_usage": ("live_sessions", "count"),
+    "session_expired": ("session_age_at_end", _BEGIN),
 }
-MEASURED: Final = frozenset({*_MEASUREMENTS, "session_expired"})
+MEASURED: Final = frozenset(_MEASUREMENTS)
 """The events that carry a measurement."""
 
 
@@ -49,7 +51,7 @@ class Figures:
     """What a number of events add up to."""
 
     def __init__(self) -> None:
-        self.tables: dict[str, Counter[str]] = {name: Counter() for name in _TABLES}
+        self.tables: dict[str, Tally] = {name: Tally() for name in _TABLES}
         self.series: dict[str, Quantiles] = {}
         self.distinct = {"sessions": Distinct(), "users": Distinct()}
         self.usage: dict[str, Any] | None = None
@@ -59,14 +61,12 @@ class Figures:
 
     def take(self, event: SessionEvent, weight: int) -> None:
         """Add one event, which stands for *weight* of them."""
-        self.count(event.name, event.timestamp, weight)
+        name = event.name
+        self.count(name, event.timestamp, weight)
         self._span(event.timestamp)
         self._identify(event)
-        special = _SPECIAL.get(event.name)
-        if special is not None:
-            special(self, event, weight)
-        if event.name in _FAILED:
-            self._tally("errors", problem_of(event), weight)
+        for add in _SPECIAL.get(name, ()):
+            add(self, event, weight)
 
     def count(self, name: str, moment: float, weight: int) -> None:
         """Add to a total, without an event to look at."""
@@ -76,18 +76,15 @@ class Figures:
         else:
             self._tally("totals", name, weight)
         if kind := _HOURLY.get(name):
-            self.tables["hours"][f"{int(moment) // 3600 * 3600} {kind}"] += weight
+            self.tables["hours"][_hour_key(int(moment) // 3600, kind)] += weight
 
-    def measure(self, metric: SessionMetric) -> None:
-        """Add one measurement."""
-        name = metric.metric_type
-        if name not in self.series and len(self.series) >= _SERIES:
-            name = "other"
-        series = self.series.get(name)
+    def measure(self, kind: str, value: float, moment: float) -> None:
+        """Add one measurement of this kind."""
+        series = self.series.get(kind)
         if series is None:
-            series = self.series[name] = Quantiles()
-        series.add(metric.value)
-        self._span(metric.timestamp)
+            series = self.series.setdefault(kind if len(self.series) < _SERIES else "other", Quantiles())
+        series.add(value)
+        self._span(moment)
 
     def _tally(self, table: str, key: str, weight: int = 1) -> None:
         counts = self.tables[table]
@@ -113,7 +110,7 @@ class Figures:
 
     def _spare_users(self, limit: int) -> None:
         if len(self.tables["users"]) > limit:
-            self.tables["users"] = Counter(dict(self.tables["users"].most_common(_USERS)))
+            self.tables["users"] = Tally(_most(self.tables["users"], _USERS))
 
     # --- events with more to them than their name ---
 
@@ -125,6 +122,9 @@ class Figures:
     def _created(self, _event: SessionEvent, weight: int) -> None:
         self.balance += weight
 
+    def _failed(self, event: SessionEvent, weight: int) -> None:
+        self._tally("errors", problem_of(event), weight)
+
     def _suspicious(self, event: SessionEvent, weight: int) -> None:
         self._tally("suspicious", str(text(event.fields.get("activity_type", "unknown"))), weight)
 
@@ -135,20 +135,25 @@ class Figures:
         self._tally("switched", str(text(event.fields.get("name", "unknown"))), weight)
 
     def _used(self, event: SessionEvent, _weight: int) -> None:
-        facts = {name: event.fields.get(name) for name in ("count", "capacity", "average_age", "by_status")}
-        counted = facts["count"]
-        if not isinstance(counted, int) or isinstance(counted, bool):
+        counted, fields = whole(event.fields.get("count")), event.fields
+        if counted is None or (self.usage is not None and event.timestamp < self.usage["timestamp"]):
             return
-        if self.usage is None or event.timestamp >= self.usage["timestamp"]:
-            self.usage = {"timestamp": event.timestamp, **{key: loggable(one) for key, one in facts.items()}}
-            self.balance = 0
+        self.balance = 0
+        self.usage = {
+            "timestamp": event.timestamp,
+            "count": counted,
+            "average_age": number(fields.get("average_age")),
+            "by_status": _counts_in(fields.get("by_status")),
+        }
 
     # --- figures together ---
 
     def merge(self, state: Mapping[str, Any]) -> None:
         """Take in what the `state()` of other figures was."""
         for name, counts in state["tables"].items():
-            self.tables[name].update(counts)
+            table = self.tables[name]
+            for key, number_ in counts.items():
+                table[key] += number_
         self._spare_users(2 * _USERS)
         for name, quantiles in state["series"].items():
             self.series.setdefault(name, Quantiles()).merge(quantiles)
@@ -205,23 +210,24 @@ class Figures:
             "distinct_users": self.distinct["users"].count(),
             "durations": {name: one.summary() for name, one in sorted(self.series.items())},
             "average_age": None if self.usage is None else self.usage["average_age"],
-            "by_status": {} if self.usage is None else dict(self.usage["by_status"] or {}),
+            "by_status": {} if self.usage is None else dict(self.usage["by_status"]),
             "errors": dict(self.tables["errors"]),
             "lost_writes": dict(self.tables["lost"]),
             "suspicious": dict(self.tables["suspicious"]),
             "switched": dict(self.tables["switched"]),
-            "by_user": dict(self.tables["users"].most_common(_SHOWN)),
+            "by_user": _most(self.tables["users"], _SHOWN),
             "by_hour": _by_hour(self.tables["hours"]),
         }
 
 
-_SPECIAL: Final[Mapping[str, Callable[[Figures, SessionEvent, int], None]]] = {
-    **dict.fromkeys(ENDINGS, Figures._ended),  # noqa: SLF001  (its own table)
-    "session_created": Figures._created,  # noqa: SLF001
-    "session_suspicious_activity": Figures._suspicious,  # noqa: SLF001
-    "session_data_save_failed": Figures._lost,  # noqa: SLF001
-    "session_context_switched": Figures._switched,  # noqa: SLF001
-    "session_usage": Figures._used,  # noqa: SLF001
+_SPECIAL: Final[Mapping[str, tuple[Callable[[Figures, SessionEvent, int], None], ...]]] = {
+    **dict.fromkeys(ENDINGS, (Figures._ended,)),  # noqa: SLF001  (its own table)
+    **dict.fromkeys(FAILURES, (Figures._failed,)),  # noqa: SLF001
+    "session_created": (Figures._created,),  # noqa: SLF001
+    "session_suspicious_activity": (Figures._suspicious,),  # noqa: SLF001
+    "session_data_save_failed": (Figures._lost, Figures._failed),  # noqa: SLF001
+    "session_context_switched": (Figures._switched,),  # noqa: SLF001
+    "session_usage": (Figures._used,),  # noqa: SLF001
 }
 _HOURLY: Final = {
     "session_created": "created",
@@ -231,6 +237,12 @@ _HOURLY: Final = {
     **dict.fromkeys(ENDINGS, "ended"),
     **dict.fromkeys(FAILURES, "failed"),
 }
+
+
+def _counts_in(value: object) -> dict[str, int]:
+    """The numbers by name that a field should hold; a log line may hold anything."""
+    counts = value.items() if isinstance(value, Mapping) else ()
+    return {str(text(name)): found for name, one in counts if (found := whole(one)) is not None}
 
 
 def problem_of(event: SessionEvent) -> str:
@@ -243,16 +255,27 @@ def problem_of(event: SessionEvent) -> str:
     return str(text(event.fields.get("error_type") or event.fields.get("reason") or "unknown"))
 
 
-def measured(event: SessionEvent) -> Iterator[SessionMetric]:
-    """The measurements that an event carries."""
-    name, key = _MEASUREMENTS.get(event.name, ("", ""))
+def measured(event: SessionEvent) -> tuple[str, float] | None:
+    """The measurement that an event carries: its metric type and its value."""
+    found = _MEASUREMENTS.get(event.name)
+    if found is None:
+        return None
+    kind, key = found
     value = number(event.fields.get(key))
-    if name and value is not None:
-        yield SessionMetric(name, event.session_id, event.user_id, value, event.timestamp)
-    created = number(event.fields.get("created_at")) if event.name == "session_expired" else None
-    if created is not None:
-        age = max(0.0, event.timestamp - created)
-        yield SessionMetric("session_age_at_end", event.session_id, event.user_id, age, event.timestamp)
+    if value is None:
+        return None
+    return kind, value if key != _BEGIN else max(0.0, event.timestamp - value)
+
+
+@lru_cache(maxsize=256)
+def _hour_key(hour: int, kind: str) -> str:
+    """Hours are counted in one table, which a store keeps as it is."""
+    return f"{hour * 3600} {kind}"
+
+
+def _most(counts: Mapping[str, int], limit: int) -> dict[str, int]:
+    """The greatest of them, greatest first."""
+    return dict(Counter(counts).most_common(limit))
 
 
 def _by_hour(hours: Mapping[str, int]) -> dict[str, dict[str, int]]:

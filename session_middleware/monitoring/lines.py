@@ -6,15 +6,16 @@ One reader for every file, pipe and list: whoever reads logs counts the same lin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from session_middleware.monitoring.facts import SessionEvent, event_of, is_moment
+from session_middleware.monitoring.facts import SessionEvent, event_of
 
 __all__ = ["LineReader"]
 
-_DECODER: Final = msgspec.json.Decoder()
+_NO_JSON: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
+_decode: Final = msgspec.json.Decoder().decode
 
 
 class LineReader:
@@ -33,14 +34,19 @@ class LineReader:
     def events(self, lines: Iterable[str | bytes]) -> Iterator[SessionEvent]:
         """The events of these lines, in their order. One without a time has that of the newest before it."""
         for line in lines:
-            if not line or line.isspace():
+            try:
+                facts = _decode(line)
+            except _NO_JSON:
+                facts = None
+            if type(facts) is not dict:
+                self._count_broken(line)
                 continue
             self._read += 1
-            event = self._event(line)
+            event = event_of(facts, self._newest)
             if event is None:
+                self._other += 1
                 continue
-            if event.timestamp > self._newest and is_moment(event.timestamp):  # else the monitor refuses it
-                self._newest = event.timestamp
+            self._newest = max(self._newest, event.timestamp)
             yield event
 
     def skip(self, lines: int = 1) -> None:
@@ -52,20 +58,6 @@ class LineReader:
         """How many lines were `read`, and how many of them were `other` loggers' or `broken`."""
         return {"read": self._read, "other": self._other, "broken": self._broken}
 
-    def _event(self, line: str | bytes) -> SessionEvent | None:
-        facts = _decoded(line)
-        if facts is None:
-            self._broken += 1
-            return None
-        event = event_of(facts, self._newest)
-        if event is None:
-            self._other += 1
-        return event
-
-
-def _decoded(line: str | bytes) -> dict[str, Any] | None:
-    try:
-        facts = _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return None
-    return facts if isinstance(facts, dict) else None
+    def _count_broken(self, line: str | bytes) -> None:
+        if line and not line.isspace():
+            self.skip()

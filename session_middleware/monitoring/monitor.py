@@ -27,10 +27,12 @@ from session_middleware.monitoring.analysis import DAY, Analysis
 from session_middleware.monitoring.export import exported, row_of
 from session_middleware.monitoring.exporters import Exporter
 from session_middleware.monitoring.facts import (
+    Measurement,
     SessionEvent,
     SessionMetric,
     event_of,
     is_moment,
+    moment_of,
     number,
     seconds_of,
     text,
@@ -158,7 +160,7 @@ class SessionMonitor:
         """Take in events that somebody has kept, such as those of a `LineReader`, oldest first."""
         with self._lock:
             for event in events:
-                self._guard(event)
+                self._count_event(event)
         self._look()
 
     def record_metric(
@@ -374,7 +376,7 @@ class SessionMonitor:
 
     def _take_in(self) -> None:
         for item in self._inbox.take_all():
-            self._guard(item)
+            self._count_in(item)
         now = self._now()
         for name, more in self._overflow.growth().items():
             self._analysis.dropped += more
@@ -406,25 +408,27 @@ class SessionMonitor:
         gauges["sessions"] = None if live is None else float(live)
         self._export(lambda exporter: exporter.look(gauges))
 
-    def _guard(self, item: Item) -> None:
-        try:
-            self._dispatch(item)
-        except Exception:  # noqa: BLE001 - one odd event must not hide the others
-            self.errors += 1
-
-    def _dispatch(self, item: Item) -> None:
-        if isinstance(item, SessionMetric):
+    def _count_in(self, item: Item) -> None:
+        if isinstance(item, SessionEvent):
+            self._count_event(item)
+        elif isinstance(item, SessionMetric):
             self._analysis.measure(item)
             self._export(lambda exporter: exporter.measure(item))
-            return
-        if isinstance(item, dict):
+        elif event := event_of(item, self.clock()):
             self._is_live = True
-        event = event_of(item, self.clock()) if isinstance(item, dict) else item
-        if event is None or not is_moment(event.timestamp):
-            self.refused += 1
-            return
-        self._analysis.take(event)
-        self._export(lambda exporter: exporter.take(event))
+            self._count_event(event)
+
+    def _count_event(self, event: SessionEvent) -> None:
+        """One odd event must not hide the others."""
+        try:
+            if not is_moment(event.timestamp):
+                self.refused += 1
+                return
+            self._analysis.take(event)
+            if self._exporters:
+                self._export(lambda exporter: exporter.take(event))
+        except Exception:  # noqa: BLE001 - counted, and shown in the statistics
+            self.errors += 1
 
     def _report(
         self, name: str, session_id: str | None, user_id: str | int | None, /, **fields: object
@@ -467,11 +471,11 @@ class SessionMonitor:
 
     @staticmethod
     def _within(
-        metrics: Iterable[SessionMetric], start: float | None, end: float | None
+        measurements: Iterable[Measurement], start: float | None, end: float | None
     ) -> list[dict[str, Any]]:
         low, high = float("-inf") if start is None else start, float("inf") if end is None else end
-        chosen = [metric for metric in metrics if low <= metric.timestamp <= high]
-        return [row_of(metric) for metric in sorted(chosen, key=lambda metric: metric.timestamp)]
+        chosen = [one for one in measurements if low <= moment_of(one) <= high]
+        return [row_of(one) for one in sorted(chosen, key=moment_of)]
 
     def _flush(self) -> None:
         """Give the store what it does not have yet; what it does not take is kept for the next time."""
@@ -479,7 +483,7 @@ class SessionMonitor:
         analysis, store = self._analysis, self.store
         if store is None or not (analysis.days or analysis.fresh):
             return
-        rows = [row_of(metric) for metric in analysis.fresh]
+        rows = [row_of(one) for one in analysis.fresh]
         if self._asked(lambda: store.add(analysis.days, rows), False) is None:
             analysis.days = {}
             analysis.fresh.clear()
@@ -507,7 +511,7 @@ class SessionMonitor:
                 0 if store is None else self._asked(lambda: store.drop_before(_NEVER, _NEVER), 0)
             )
         analysis.days = {day: one for day, one in analysis.days.items() if day >= moment // DAY}
-        kept = [metric for metric in analysis.metrics if metric.timestamp >= moment]
+        kept = [one for one in analysis.metrics if moment_of(one) >= moment]
         analysis.metrics.clear()
         analysis.metrics.extend(kept)
         return before - len(analysis.days) - len(kept) + self._expire(days)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final
@@ -35,37 +36,33 @@ _QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 class Quantiles:
     """Count, sum and extremes of values, exactly; quantiles within 1 %."""
 
-    __slots__ = ("_above", "_below", "_sketch", "_waiting", "_zeros", "count", "high", "low", "total")
+    __slots__ = ("_above", "_below", "_count", "_high", "_low", "_sketch", "_total", "_waiting", "_zeros")
 
     def __init__(self) -> None:
-        self.count = 0
-        self.total = 0.0
-        self.low = math.inf
-        self.high = -math.inf
-        self._zeros = 0
-        self._waiting: list[float] = []  # values that the sketch gets many at a time, which is far cheaper
+        self._count = self._zeros = 0
+        self._total = 0.0
+        self._low, self._high = math.inf, -math.inf
+        self._waiting: list[float] = []  # values that are taken in many at a time, which is far cheaper
         self._above = CollapsingLowestDenseStore(_BINS)
         self._below = CollapsingLowestDenseStore(_BINS)
         self._sketch = BaseDDSketch(_MAPPING, self._above, self._below, 0.0)
 
     def add(self, value: float) -> None:
         """Take in one finite value."""
-        self.count += 1
-        self.total += value
-        self.low = min(self.low, value)
-        self.high = max(self.high, value)
-        self._waiting.append(value)
-        if len(self._waiting) >= _AT_ONCE:
+        waiting = self._waiting
+        waiting.append(value)
+        if len(waiting) >= _AT_ONCE:
             self._settle()
 
     def summary(self) -> dict[str, float | int | None]:
         """`count, mean, min, max, p50, p95, p99`; None where there is nothing yet."""
-        empty = not self.count
+        self._settle()
+        empty = not self._count
         figures: dict[str, float | int | None] = {
-            "count": self.count,
-            "mean": None if empty else self.total / self.count,
-            "min": None if empty else self.low,
-            "max": None if empty else self.high,
+            "count": self._count,
+            "mean": None if empty else self._total / self._count,
+            "min": None if empty else self._low,
+            "max": None if empty else self._high,
         }
         return figures | {name: self.at(part) for name, part in _QUANTILES.items()}
 
@@ -73,15 +70,16 @@ class Quantiles:
         """The value below which this part (0 to 1) of all values lies."""
         self._settle()
         found = self._sketch.get_quantile_value(part)
-        return None if found is None else min(max(float(found), self.low), self.high)
+        return None if found is None else min(max(float(found), self._low), self._high)
 
     def merge(self, state: Mapping[str, Any]) -> None:
         """Take in what another's `state()` was."""
-        self.count += state["count"]
-        self.total += state["total"]
+        self._settle()
+        self._count += state["count"]
+        self._total += state["total"]
         if state["count"]:
-            self.low = min(self.low, state["low"])
-            self.high = max(self.high, state["high"])
+            self._low = min(self._low, state["low"])
+            self._high = max(self._high, state["high"])
         for value, weight in state["bins"]:
             self._put(value, weight)
 
@@ -90,21 +88,24 @@ class Quantiles:
         self._settle()
         bins = [*_bins(self._above, 1.0), *_bins(self._below, -1.0)]
         bins += [(0.0, self._zeros)] if self._zeros else []
-        low, high = (self.low, self.high) if self.count else (0.0, 0.0)
-        return {"count": self.count, "total": self.total, "low": low, "high": high, "bins": bins}
+        low, high = (self._low, self._high) if self._count else (0.0, 0.0)
+        return {"count": self._count, "total": self._total, "low": low, "high": high, "bins": bins}
 
     def _settle(self) -> None:
-        """Hand on what waits, a bin at a time."""
+        """Take in what waits, a bin at a time."""
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, []
-        bins: dict[int, int] = {}
-        for value in waiting:
-            if value > _MAPPING.min_possible:
-                key = _MAPPING.key(value)
-                bins[key] = bins.get(key, 0) + 1
-            else:
-                self._put(value, 1)
-        for key, weight in bins.items():
+        self._count += len(waiting)
+        self._total = sum(waiting, self._total)
+        self._low = min(self._low, *waiting)
+        self._high = max(self._high, *waiting)
+        least = _MAPPING.min_possible
+        for key, weight in Counter(map(_MAPPING.key, [one for one in waiting if one > least])).items():
             self._put(_MAPPING.value(key), weight)
+        for value in waiting:
+            if value <= least:
+                self._put(value, 1)
 
     def _put(self, value: float, weight: float) -> None:
         if abs(value) <= _MAPPING.min_possible:

@@ -5,8 +5,10 @@ A window is cut into slots; it forgets a whole slot at a time, so its length is 
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from typing import Final
+
+from session_middleware.reporting import Tally
 
 __all__ = ["KeyedCounts", "Rates", "SlidingCount"]
 
@@ -70,6 +72,7 @@ class KeyedCounts:
         self._counts.pop(key, None)
 
 
+_NONE: Final = Tally()
 _RATE_SLOT: Final = 10  # seconds
 _NAMES: Final = 128  # in one slot; apps may record events of names of their own
 _LONGEST: Final = 3600.0
@@ -82,14 +85,14 @@ class Rates:
     __slots__ = ("_slots",)
 
     def __init__(self) -> None:
-        self._slots: OrderedDict[int, Counter[str]] = OrderedDict()
+        self._slots: dict[int, Tally] = {}
 
     def add(self, name: str, moment: float, weight: int = 1) -> None:
         """Count an event of this name."""
         slot = int(moment) // _RATE_SLOT
         counts = self._slots.get(slot)
         if counts is None:
-            counts = self._slots[slot] = Counter()
+            counts = self._slots[slot] = Tally()
             while len(self._slots) > _KEPT + 1:
                 del self._slots[min(self._slots)]
         if name in counts:
@@ -97,12 +100,12 @@ class Rates:
         else:
             counts[name if len(counts) < _NAMES else "other"] += weight
 
-    def within(self, span: float, now: float) -> Counter[str]:
+    def within(self, span: float, now: float) -> Tally:
         """The number of events by name in the last *span* seconds (an hour at most)."""
         newest = int(now // _RATE_SLOT)
         oldest = newest - int(min(span, _LONGEST) / _RATE_SLOT)
-        found: Counter[str] = Counter()
-        for slot, counts in self._slots.items():
-            if oldest < slot <= newest:
-                found.update(counts)
+        found = Tally()
+        for slot in range(oldest + 1, newest + 1):
+            for name, number in self._slots.get(slot, _NONE).items():
+                found[name] += number
         return found

@@ -13,8 +13,10 @@ import pytest
 
 from session_middleware import SessionManager
 from session_middleware.errors import ConfigurationError
-from session_middleware.monitoring import SessionEvent, SessionMonitor, get_session_monitor
+from session_middleware.events import EVENTS
+from session_middleware.monitoring import Alert, SessionEvent, SessionMonitor, get_session_monitor
 from session_middleware.monitoring import monitor as module
+from session_middleware.monitoring.alerts import DEFAULTS
 from session_middleware.testing import ManualClock
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -121,6 +123,47 @@ def test_odd_facts_are_counted_and_harm_nothing() -> None:
     assert figures["monitor"]["refused"] == 2
     with pytest.raises(ConfigurationError, match="pass a SessionEvent"):
         monitor.record_event("session_created")
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    1e308,
+    10**12,
+    10**12 + 1,
+    10**400,
+    "",
+    "x" * 1000,
+    [],
+    [[1]],
+    {},
+    {"a": [1]},
+    {"a": 1, "b": "c"},
+]
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_a_log_lines_fields_may_hold_anything_and_it_is_counted_whole(name: str, tmp_path: Path) -> None:
+    rule = Alert("of a reason", event=name, above=0, reason="x")
+    monitor = quiet(alerts=[*DEFAULTS, rule], store=f"sqlite:///{tmp_path}/figures.db")
+    keys = ["session_id", "user_id", "suppressed", "summary", *EVENTS[name].fields]
+    lines = [json.dumps({"event": name, "timestamp": T, key: odd}) for key in keys for odd in ODD]
+    assert monitor.feed(lines) == {"read": len(lines), "other": 0, "broken": 0}
+    figures = monitor.get_session_statistics()
+    assert figures["monitor"] == {"dropped": 0, "errors": 0, "refused": 0, "store_errors": 0}
+    left_out = [one + 1 for one in ODD if type(one) is int and 0 <= one <= 10**12]
+    assert figures["totals"][name] == len(lines) - len(left_out) + sum(left_out)
+    json.dumps([figures, monitor.get_session_health_report()], allow_nan=False)
+
+
+def test_of_a_usage_line_only_numbers_are_kept_as_numbers_of_sessions() -> None:
+    monitor = quiet()
+    usage = {"event": "session_usage", "count": 3, "timestamp": T}
+    monitor.feed([json.dumps({**usage, "by_status": {"done": 2, "odd": "many"}})])
+    assert monitor.get_session_statistics()["by_status"] == {"done": 2}
+    monitor.feed([json.dumps({**usage, "by_status": ["done"]})])
+    assert monitor.get_session_statistics()["by_status"] == {}
 
 
 def test_lines_are_read_ours_or_others_or_broken() -> None:
