@@ -1,8 +1,8 @@
 """How many calls a request costs: a guard that no machine's speed moves.
 
 A call is what the interpreter's profiler hears: of a Python function, or of one written in C. Time follows it
-closely here, where nothing but the interpreter works. The bounds are what was counted under CPython 3.11, and a
-tenth; a change that needs more has a reason, which belongs beside the bound.
+closely here, where nothing but the interpreter works. The bounds are what was counted under CPython 3.11, and
+a tenth; a change that needs more has a reason, which belongs beside the bound.
 """
 
 from __future__ import annotations
