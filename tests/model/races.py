@@ -443,12 +443,15 @@ def some_orders_of(
         yield race(make, beginning, operations, SomeOrder(random))
 
 
-def campaign(make: Make, triples: int, random: Random) -> Figures:
-    """Every order of every pair at every beginning, then some of triples."""
+def campaign(make: Make, triples: int, random: Random, orders: int | None = None) -> Figures:
+    """Every pair at every beginning, in every order or in some (*orders*), then some of triples."""
     figures = Figures()
     for beginning in BEGINNINGS:
         for pair in filter(lambda pair: fits(beginning, pair), pairs()):
-            figures.add(every_order_of(make, beginning, pair))
+            if orders is None:
+                figures.add(every_order_of(make, beginning, pair))
+            else:
+                figures.add(some_orders_of(make, beginning, pair, random, orders))
     for _ in range(triples):
         beginning = random.choice(BEGINNINGS)
         triple = random.choices([one for one in OPERATIONS.values() if fits(beginning, [one])], k=3)
@@ -461,10 +464,11 @@ def main() -> int:
     parser.add_argument("--system", choices=SYSTEMS, default="memory")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=2000, help="triples")
+    parser.add_argument("--orders", type=int, help="of each pair; left out: every one")
     given = parser.parse_args()
     began = time.perf_counter()
     with shelf_of(given.system) as shelf:
-        figures = campaign(real_system(shelf), given.count, Random(given.seed))
+        figures = campaign(real_system(shelf), given.count, Random(given.seed), given.orders)
     for failure in figures.failures:
         sys.stdout.write(f"{failure}\n\n")
     took = time.perf_counter() - began
