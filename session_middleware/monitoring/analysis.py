@@ -21,7 +21,7 @@ from session_middleware.monitoring.facts import (
     weight_of,
 )
 from session_middleware.monitoring.figures import ENDINGS, FAILURES, MEASURED, Figures, measured
-from session_middleware.monitoring.suspicion import Finding, Suspicion
+from session_middleware.monitoring.suspicion import LOOKED_AT, Finding, Suspicion
 from session_middleware.monitoring.windows import Rates
 
 __all__ = ["DAY", "Analysis"]
@@ -85,7 +85,7 @@ class Analysis:
             kind, value = found
             self._measure(figures, (kind, event.session_id, event.user_id, value, now, _NOTHING))
         self.outbox += self.alerts.observe(event)
-        if finding := self._suspicion.observe(event):
+        if name in LOOKED_AT and (finding := self._suspicion.observe(event)):
             self.findings.append(finding)
             self.outbox.append(finding)
 
@@ -94,11 +94,13 @@ class Analysis:
         kind, now = metric.metric_type, metric.timestamp
         self._advance(now)
         who = (metric.session_id, metric.user_id)
-        self._measure(self.day(now), (kind, *who, metric.value, now, metric.metadata))
+        figures = self.day(now)
+        figures.span(now)
+        self._measure(figures, (kind, *who, metric.value, now, metric.metadata))
 
     def _measure(self, figures: Figures, measurement: Measurement) -> None:
         kind, _session, _user, value, now, _metadata = measurement
-        figures.measure(kind, value, now)
+        figures.measure(kind, value)
         self.metrics.append(measurement)
         self.fresh.append(measurement)
         if kind in self._latest or len(self._latest) < _TYPES:
@@ -156,7 +158,10 @@ class Analysis:
         return None if self._live is None else max(0, self._live)
 
     def _advance(self, now: float) -> None:
-        if self.newest is None or now > self.newest:
+        if self.newest is None:
+            self._suspicion.begin(now)
+            self.newest = now
+        elif now > self.newest:
             self.newest = now
         if now - self._ticked >= _TICK:
             self.tick(now)

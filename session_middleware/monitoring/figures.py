@@ -63,7 +63,7 @@ class Figures:
         """Add one event, which stands for *weight* of them."""
         name = event.name
         self.count(name, event.timestamp, weight)
-        self._span(event.timestamp)
+        self.span(event.timestamp)
         self._identify(event)
         for add in _SPECIAL.get(name, ()):
             add(self, event, weight)
@@ -78,19 +78,19 @@ class Figures:
         if kind := _HOURLY.get(name):
             self.tables["hours"][_hour_key(int(moment) // 3600, kind)] += weight
 
-    def measure(self, kind: str, value: float, moment: float) -> None:
+    def measure(self, kind: str, value: float) -> None:
         """Add one measurement of this kind."""
         series = self.series.get(kind)
         if series is None:
             series = self.series.setdefault(kind if len(self.series) < _SERIES else "other", Quantiles())
         series.add(value)
-        self._span(moment)
 
     def _tally(self, table: str, key: str, weight: int = 1) -> None:
         counts = self.tables[table]
         counts[key if key in counts or len(counts) < _KINDS else "other"] += weight
 
-    def _span(self, moment: float) -> None:
+    def span(self, moment: float) -> None:
+        """They are of this moment, too."""
         if self.first is None or moment < self.first:
             self.first = moment
         if self.last is None or moment > self.last:
@@ -162,7 +162,7 @@ class Figures:
         self._merge_usage(state["usage"], state["balance"])
         for moment in (state["first"], state["last"]):
             if moment is not None:
-                self._span(moment)
+                self.span(moment)
 
     def _merge_usage(self, usage: dict[str, Any] | None, balance: int) -> None:
         if usage is None or (self.usage is not None and usage["timestamp"] <= self.usage["timestamp"]):

@@ -21,7 +21,10 @@ from session_middleware.events import SessionEvent
 from session_middleware.monitoring.facts import text, weight_of
 from session_middleware.monitoring.windows import KeyedCounts, SlidingCount
 
-__all__ = ["Finding", "Suspicion"]
+__all__ = ["LOOKED_AT", "Finding", "Suspicion"]
+
+LOOKED_AT: Final = frozenset({"session_created", "session_suspicious_activity"})
+"""The events that can be suspicious."""
 
 _BAD_COOKIES: Final = frozenset({"bad_signature", "unknown_id", "unknown_generation"})
 _MOST_BAD_COOKIES: Final = 20
@@ -61,10 +64,12 @@ class Suspicion:
             "fingerprint_changed": self._client_changed,
         }
 
+    def begin(self, now: float) -> None:
+        """The first event came now, of whatever kind: before that nobody knows what is usual."""
+        self._began = now
+
     def observe(self, event: SessionEvent) -> Finding | None:
-        """What this event makes suspicious; None: nothing."""
-        if self._began is None:
-            self._began = event.timestamp
+        """What this event makes suspicious; None: nothing. Only those of `LOOKED_AT` can."""
         if event.name == "session_created":
             return self._creation(event)
         if event.name != "session_suspicious_activity":
