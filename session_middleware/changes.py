@@ -29,6 +29,8 @@ class Changes(msgspec.Struct, frozen=True, gc=False):
     assigned: dict[str, bytes]
     unset: tuple[str, ...]
     counted: dict[str, int]
+    shown: bytes | None = None
+    """All that the session showed, as `encode_plainly` writes it."""
 
     def keys(self) -> set[str]:
         """Every key that changes."""
@@ -40,6 +42,7 @@ class Changes(msgspec.Struct, frozen=True, gc=False):
             {name: value for name, value in self.assigned.items() if name not in keys},
             tuple(name for name in self.unset if name not in keys),
             {name: by for name, by in self.counted.items() if name not in keys},
+            self.shown,
         )
 
     def is_empty(self) -> bool:
@@ -51,9 +54,6 @@ class Changes(msgspec.Struct, frozen=True, gc=False):
         return self.assigned | {name: b"%d" % by for name, by in self.counted.items()}
 
 
-_NO_CHANGES = Changes({}, (), {})
-
-
 def changes_of(session: Session) -> Changes:
     """What the handler changed, found by comparing encoded values.
 
@@ -63,8 +63,9 @@ def changes_of(session: Session) -> Changes:
     loaded = NO_VALUES if life.ended else life.loaded
     shown = encode_plainly(session)
     if not session.modified and shown == loaded.packed:
-        return _NO_CHANGES
-    before, counted = loaded.split(), life.increments or {}
+        return Changes({}, (), {}, shown)
+    before = loaded.split() if loaded.packed != b"{}" else {}
+    counted = life.increments or {}
     changed = {}
     for name in _suspects(session, shown, before):
         if name in counted:
@@ -76,7 +77,8 @@ def changes_of(session: Session) -> Changes:
     if changed or counted:
         _check_size(session, loaded, changed)
     unset = tuple([name for name in before if name not in session])
-    return Changes(changed, unset, {name: by for name, by in counted.items() if name in session})
+    kept = {name: by for name, by in counted.items() if name in session} if counted else counted
+    return Changes(changed, unset, kept, shown)
 
 
 def _suspects(session: Session, shown: bytes | None, before: Mapping[str, msgspec.Raw]) -> list[str]:
@@ -85,7 +87,7 @@ def _suspects(session: Session, shown: bytes | None, before: Mapping[str, msgspe
     Those that were assigned in this request, and those whose plain text is another one than was loaded.
     A key that is no text has no plain text of its own.
     """
-    if shown is None:
+    if shown is None or not before:
         return list(dict.keys(session))
     now, assigned = Values(shown).split(), session.life.assigned
     return [
@@ -96,9 +98,11 @@ def _suspects(session: Session, shown: bytes | None, before: Mapping[str, msgspe
 
 
 def _check_size(session: Session, loaded: Values, changed: dict[str, bytes]) -> None:
-    policy = session.life.policy
-    at_most = len(loaded.packed) + sum(len(name) + len(value) for name, value in changed.items())
-    if len(session) <= policy.max_keys and at_most + 20 * len(session) <= policy.max_bytes:
+    policy, number = session.life.policy, len(session)
+    at_most = len(loaded.packed) + 20 * number
+    for name, value in changed.items():
+        at_most += len(name) + len(value)
+    if number <= policy.max_keys and at_most <= policy.max_bytes:
         return  # it cannot be too large, so nobody needs to know how large it is
     sizes: dict[str, bytes | msgspec.Raw] = {
         **loaded.split(),

@@ -40,25 +40,31 @@ def client_of(scope: Mapping[str, Any]) -> dict[str, JsonValue]:
     The address is that of whoever connected: behind a proxy it is for the server to put the visitor's there
     (uvicorn's `--proxy-headers`, Werkzeug's `ProxyFix`).
     """
+    client = scope.get("client")
+    host = client[0] if client else None
+    agent = b""
+    for name, value in scope["headers"]:
+        if name == b"user-agent":
+            agent = value[: 4 * _LONGEST]
+            break
+    # A proxy may pass on what a visitor wrote: long texts are not remembered.
+    is_address = isinstance(host, str) and len(host) <= _LONGEST_ADDRESS
+    return dict(_facts_of(host if is_address else None, agent))
+
+
+@lru_cache(1024)  # to take an address apart is slow, and it comes again
+def _facts_of(host: str | None, agent: bytes) -> Mapping[str, JsonValue]:
     facts: dict[str, JsonValue] = {}
-    network = _network_of(scope.get("client"))
+    network = None if host is None else _network_around(host)
     if network is not None:
         facts["network"] = network
-    agent = next((value for name, value in scope["headers"] if name == b"user-agent"), None)
     if agent:
         facts["user_agent"] = _printable(agent)
     return facts
 
 
-def _network_of(client: Any) -> str | None:
-    """None for what is no address: a socket in the file system, a test client."""
-    host = client[0] if client else None
-    # A proxy may pass on what a visitor wrote: long texts are not remembered.
-    return _network_around(host) if isinstance(host, str) and len(host) <= _LONGEST_ADDRESS else None
-
-
-@lru_cache(1024)  # to take an address apart is slow, and it comes again
 def _network_around(host: str) -> str | None:
+    """None for what is no address: a socket in the file system, a test client."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -70,7 +76,7 @@ def _network_around(host: str) -> str | None:
 
 
 def _printable(agent: bytes) -> str:
-    text = agent[: 4 * _LONGEST].decode("latin-1")
+    text = agent.decode("latin-1")
     if not text.isprintable():
         text = "".join(sign for sign in text if sign.isprintable())
     return text[:_LONGEST]

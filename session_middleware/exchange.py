@@ -392,27 +392,32 @@ class Exchange(ActiveRequest):
     def _send(self, message: Message) -> Awaitable[None]:
         if self.started or message["type"] not in _STARTS:
             return _dropped() if self.refused else self.send(message)
-        if type(self.session) is not UnreadSession or self.entrance.eager or self.refused:
-            return self._start(message)
-        # As `_start` for a session nobody looked at, without its coroutine: most requests come here.
+        return self._start(message)
+
+    def _start(self, message: Message) -> Awaitable[None]:
+        """Commit where there is anything to commit, and let the response leave."""
+        if self.refused:
+            return _dropped()
         self.status = message.get("status", _ACCEPTED)
+        if type(self.session) is UnreadSession:
+            if not self.entrance.eager:  # as in most requests
+                self.started = True
+                return self.send(message)
+        elif self.status >= _ERROR or not is_settled(self.session, self.now):
+            return self._commit_first(message)
+        return self._leave(message)
+
+    async def _commit_first(self, message: Message) -> None:
+        await self._commit()
+        await self._leave(message)
+
+    def _leave(self, message: Message) -> Awaitable[None]:
+        """Send it, with what the commit made of the cookie."""
+        life = self._life()
+        message = self._with_headers(message, life)
+        life.late = True
         self.started = True
         return self.send(message)
-
-    async def _start(self, message: Message) -> None:
-        """Commit, then let the response leave with what that made of the cookie."""
-        if self.refused:
-            return
-        self.status = message.get("status", _ACCEPTED)
-        looked = type(self.session) is not UnreadSession
-        if looked and (self.status >= _ERROR or not is_settled(self.session, self.now)):
-            await self._commit()
-        if looked or self.entrance.eager:
-            life = self._life()
-            message = self._with_headers(message, life)
-            life.late = True
-        self.started = True
-        await self.send(message)
 
     async def _commit(self) -> None:
         """Save; if the backend cannot, it is 503, and the app's response goes no further."""

@@ -8,7 +8,7 @@ what each `Plan` does.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from session_middleware.backends.base import Port
 from session_middleware.backends.capabilities import Caps
@@ -72,6 +72,7 @@ from session_middleware.values import NO_VALUES
 __all__ = ["Claims", "Performer"]
 
 T = TypeVar("T")
+_Planner: TypeAlias = Callable[[Session, float], T]
 _TRIES = 3  # ids of 128 random bits that must all be taken before a creation gives up
 
 
@@ -114,6 +115,16 @@ class Performer:
         self.before_open: list[Callable[[SessionId], Awaitable[object]]] = []
         """Awaited with the id of each session that a request is about to open: what waits goes first."""
         self.limits = Limits(port, caps, reporter)
+        self._steps: dict[type[Plan], Callable[[Session, Any, float], Awaitable[None]]] = {
+            Write: self._write,
+            Create: self._create,
+            Swap: self._swap,
+            End: self._end,
+            Relogin: self._relogin,
+            Keep: self._keep,
+            Lost: self._lose_all,
+            Nothing: self._do_nothing,
+        }
 
     # --- open ---
 
@@ -225,37 +236,43 @@ class Performer:
         *failed*: the response is 500 or above. Raises `SessionDataError` for values that cannot be held and
         `BackendError` if the backend failed; both were reported.
         """
-        failed = session.life.failed = failed and not session.life.policy.save_on_error
-        if session.life.degraded and session.life.metadata:
+        life = session.life
+        failed = life.failed = failed and not life.policy.save_on_error
+        if life.degraded and life.metadata:
             raise BackendUnavailable("the session backend is down: metadata cannot be saved")
-        if isinstance(session.life.owed, RemoveCookie):
-            session.life.owed = None  # of an early `save`: by now it could remove the cookie of a later login
-            session.life.ended_early = True
-        await self._commit(session, now, lambda: self._plan(session, now, failed=failed))
+        if isinstance(life.owed, RemoveCookie):
+            life.owed = None  # of an early `save`: by now it could remove the cookie of a later login
+            life.ended_early = True
+        plan, problem = self._plan_or_end(session, self._plan_failed if failed else self._plan, now)
+        if plan is not NOTHING:
+            await self._carry_out(session, plan, now)
+        if problem is not None:
+            raise problem
 
     async def commit_late(self, session: Session, now: float, *, failed: bool = False) -> None:
         """The same after the response has left: what can still be saved is saved, the rest is reported."""
         failed = session.life.failed or (failed and not session.life.policy.save_on_error)
         if (failed and not session.life.ended) or is_settled(session, now):
             return
-        if failed:
-            await self._commit(session, now, lambda: self._plan(session, now, failed=True))
-        else:
-            await self._commit(session, now, lambda: self._plan_late(session, now))
+        plan, problem = self._plan_or_end(session, self._plan_failed if failed else self._plan_late, now)
+        if plan is not NOTHING:
+            await self._carry_out(session, plan, now)
+        if problem is not None:
+            raise problem
 
     async def commit_at(self, session: Session, version: int, now: float) -> bool:
         """As `commit_late`, but only on this version of the record: False, and nothing done, on another."""
         session.life.lost = False
         if is_settled(session, now):
             return True
-        plan = self._planned(session, now, lambda: self._plan_late(session, now))
+        plan = self._planned(session, now, self._plan_late)
         if not isinstance(plan, Write):
             await self._carry_out(session, plan, now)
             return True
         return await self._write_at(session, plan, version, now)
 
     async def _write_at(self, session: Session, plan: Write, version: int, now: float) -> bool:
-        note_planned(session)
+        note_planned(session, plan.shown)
         try:
             answer = await self.port.commit(plan.record.id, replace(plan.delta, if_version=version), now)
             if answer is CONFLICT:
@@ -285,29 +302,32 @@ class Performer:
         if keys:
             self._not_saved(session, session_id_of(session.life.opening), keys, "response_started", now)
 
-    async def _commit(self, session: Session, now: float, make: Callable[[], Plan]) -> None:
+    def _plan_or_end(
+        self, session: Session, plan: _Planner[Plan], now: float
+    ) -> tuple[Plan, SessionDataError | None]:
+        """The plan; an ending is always carried out, and then comes the problem with what was to follow."""
         session.life.lost = False
         try:
-            plan = self._planned(session, now, make)
-        except SessionDataError:
-            if session.life.ended:  # an ending is always carried out
-                await self._carry_out(session, self._plan(session, now, failed=True), now)
+            return self._planned(session, now, plan), None
+        except SessionDataError as problem:
+            if session.life.ended:
+                return self._plan_failed(session, now), problem
             raise
-        if plan is not NOTHING:
-            await self._carry_out(session, plan, now)
 
-    def _plan(self, session: Session, now: float, *, failed: bool = False) -> Plan:
-        if not failed:
-            _write_back(session)
-        return plan_commit(session, now, self._mint, failed=failed, cookie_ages=self._cookie_ages)
+    def _plan(self, session: Session, now: float) -> Plan:
+        _write_back(session)
+        return plan_commit(session, now, self._mint, cookie_ages=self._cookie_ages)
+
+    def _plan_failed(self, session: Session, now: float) -> Plan:
+        return plan_commit(session, now, self._mint, failed=True, cookie_ages=self._cookie_ages)
 
     def _plan_late(self, session: Session, now: float) -> Plan:
         _write_back(session)
         return plan_late(session, now, self._mint)
 
-    def _planned(self, session: Session, now: float, plan: Callable[[], T]) -> T:
+    def _planned(self, session: Session, now: float, plan: _Planner[T]) -> T:
         try:
-            return plan()
+            return plan(session, now)
         except SessionDataError as problem:
             keys = () if problem.key is None else (problem.key,)
             self._not_saved(
@@ -322,25 +342,9 @@ class Performer:
             self._failed(session, plan, problem, now)
             raise
 
-    async def _do(self, session: Session, plan: Plan, now: float) -> None:
-        note_planned(session)
-        match plan:
-            case Write():
-                await self._write(session, plan, now)
-            case Create():
-                await self._create(session, plan, now)
-            case Swap():
-                await self._swap(session, plan, now)
-            case End():
-                await self._end(session, plan, now)
-            case Relogin(id_):
-                await self._refused(session, await self._load(id_, now), now)
-            case Keep(record, lost):
-                self._keep(session, record, lost, now)
-            case Lost(id_, keys, reason):
-                self._lose(session, id_, keys, reason, now)
-            case Nothing():
-                pass
+    def _do(self, session: Session, plan: Plan, now: float) -> Awaitable[None]:
+        note_planned(session, plan.shown)
+        return self._steps[type(plan)](session, plan, now)
 
     def _failed(self, session: Session, plan: Plan, problem: BaseException, now: float) -> None:
         settle_failed(session)
@@ -358,14 +362,15 @@ class Performer:
 
     async def create(self, session: Session, now: float, *, priority: int = 0) -> None:
         """Store *session* as a new one, empty or not; from then on it has no response to carry a cookie."""
-        changes = self._planned(session, now, lambda: changes_of(session))
-        user_id = session.life.login or user_of(session, session.life.policy)
-        made = self._planned(
-            session, now, lambda: new_record(session, changes.alone(), user_id, now, self._mint)
-        )
-        await self._carry_out(session, Create(replace(made, priority=priority)), now)
+        plan = self._planned(session, now, self._plan_creation)
+        await self._carry_out(session, replace(plan, record=replace(plan.record, priority=priority)), now)
         session.life.late = True
         session.life.owed = None
+
+    def _plan_creation(self, session: Session, now: float) -> Create:
+        changes = changes_of(session)
+        user_id = session.life.login or user_of(session, session.life.policy)
+        return Create(new_record(session, changes.alone(), user_id, now, self._mint), shown=changes.shown)
 
     # --- what each plan does ---
 
@@ -398,9 +403,9 @@ class Performer:
     async def _write(self, session: Session, plan: Write, now: float) -> None:
         commit = self.port.commit if plan.user_id is None else self.limits.bind
         answer = await commit(plan.record.id, plan.delta, now)
-        if plan.also_end or isinstance(answer, Refused):
+        if plan.also_end or type(answer) is not Committed:
             await self._written(session, plan, answer, now)
-        else:
+        else:  # as there, without its coroutine
             self._note_written(session, plan, answer, now)
 
     async def _written(self, session: Session, plan: Write, answer: Committed | Refused, now: float) -> None:
@@ -470,11 +475,20 @@ class Performer:
             if await self.port.delete(id_, now, "superseded"):
                 self._emit("session_deleted", id_, None, now, reason="superseded")
 
-    def _keep(self, session: Session, record: Record, lost: tuple[str, ...], now: float) -> None:
-        settle(session, Live(record, record.generation))
-        session.life.owed = _cookie_of(record)
-        if lost:
-            self._not_saved(session, record.id, lost, "superseded", now)
+    async def _relogin(self, session: Session, plan: Relogin, now: float) -> None:
+        await self._refused(session, await self._load(plan.id, now), now)
+
+    async def _keep(self, session: Session, plan: Keep, now: float) -> None:
+        settle(session, Live(plan.record, plan.record.generation))
+        session.life.owed = _cookie_of(plan.record)
+        if plan.lost:
+            self._not_saved(session, plan.record.id, plan.lost, "superseded", now)
+
+    async def _lose_all(self, session: Session, plan: Lost, now: float) -> None:
+        self._lose(session, plan.id, plan.keys, plan.reason, now)
+
+    async def _do_nothing(self, session: Session, plan: Nothing, now: float) -> None:
+        """The backend has what it should have."""
 
     def _lose(
         self, session: Session, id_: SessionId | None, keys: tuple[str, ...], reason: str, now: float
@@ -496,15 +510,16 @@ class Performer:
     # --- what the session is afterwards ---
 
     def _settle_new(self, session: Session, record: Record, now: float) -> None:
+        life = session.life
         show_only(session, record.data)
         settle(session, Live(record, record.generation), record.data)
-        session.life.others = ()
-        session.life.owed = None if session.life.late else _cookie_of(record)
+        life.others = ()
+        life.owed = None if life.late else _cookie_of(record)
         self._emit("session_created", record.id, record.user_id, now)
         if record.user_id is not None:
             self._emit("session_user_bound", record.id, record.user_id, now)
-        if record.data and self._reporter.wants("session_data_saved"):
-            self._saved(record, sorted(record.data), (), now)
+        if record.data:
+            self._saved(record, record.data, (), now)
 
     def _settle_written(self, session: Session, plan: Write, answer: Committed, now: float) -> None:
         record = apply_to_header(plan.record, plan.delta, now)
@@ -519,7 +534,7 @@ class Performer:
     def _report_write(self, session: Session, plan: Write, answer: Committed, now: float) -> None:
         record, delta = session.life.record or plan.record, plan.delta
         if delta.set or delta.unset or delta.increments:
-            self._saved(record, sorted({*delta.set, *delta.increments}), delta.unset, now)
+            self._saved(record, {*delta.set, *delta.increments}, delta.unset, now)
         if plan.user_id is None and (delta.renew_to is not None or delta.expire_at is not None):
             self._emit("session_renewed", record.id, record.user_id, now, expires_at=record.deadline)
         if answer.cycled:
@@ -533,15 +548,12 @@ class Performer:
         if plan.refused:
             self._not_saved(session, record.id, plan.refused, "response_started", now)
 
-    def _saved(self, record: Record, keys: Sequence[str], deleted: Sequence[str], now: float) -> None:
-        self._emit(
-            "session_data_saved",
-            record.id,
-            record.user_id,
-            now,
-            saved_keys=list(keys),
-            deleted_keys=list(deleted),
-        )
+    def _saved(self, record: Record, keys: Iterable[str], deleted: Sequence[str], now: float) -> None:
+        if not self._reporter.wants("session_data_saved"):
+            self._reporter.count("session_data_saved")
+            return
+        keys = {"saved_keys": sorted(keys), "deleted_keys": list(deleted)}
+        self._emit("session_data_saved", record.id, record.user_id, now, **keys)
 
     def _not_saved(
         self,

@@ -7,6 +7,7 @@ left), and `plan_refused` (when a backend refused to commit). No I/O, no clock, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
@@ -46,18 +47,25 @@ Mint: TypeAlias = Callable[[], tuple[SessionId, str]]
 """A new id and secret, random."""
 
 
-class Nothing(msgspec.Struct, frozen=True, gc=False):
+class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Something to be done."""
+
+    shown: bytes | None = None
+    """What the session showed to the plan, as `encode_plainly` writes it; None: look again."""
+
+
+class Nothing(Step, frozen=True, gc=False):
     """The backend and the cookie are as they should be."""
 
 
-class Create(msgspec.Struct, frozen=True, gc=False):
+class Create(Step, frozen=True, gc=False):
     """Insert a new session and set its cookie; end these other sessions (`superseded`)."""
 
     record: Record
     also_end: tuple[SessionId, ...] = ()
 
 
-class Write(msgspec.Struct, frozen=True, gc=False):
+class Write(Step, frozen=True, gc=False):
     """Commit *delta* to *record*; set the cookie of the generation that returns if `sends_cookie`."""
 
     record: Record
@@ -69,7 +77,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     asked_cycle: bool = False  # `cycle()` was called, or ordered by `cycle_session`
 
 
-class End(msgspec.Struct, frozen=True, gc=False):
+class End(Step, frozen=True, gc=False):
     """Delete this session (`logout`) and `others`, remove the cookie if one was alive.
 
     `lost`: keys that were written too late.
@@ -81,7 +89,7 @@ class End(msgspec.Struct, frozen=True, gc=False):
     others: tuple[SessionId, ...] = ()
 
 
-class Swap(msgspec.Struct, frozen=True, gc=False):
+class Swap(Step, frozen=True, gc=False):
     """Create a new session, then delete the old one; undo it if that was needed and found nothing alive."""
 
     record: Record
@@ -91,20 +99,20 @@ class Swap(msgspec.Struct, frozen=True, gc=False):
     also_end: tuple[SessionId, ...] = ()
 
 
-class Relogin(msgspec.Struct, frozen=True, gc=False):
+class Relogin(Step, frozen=True, gc=False):
     """A login by a request that was overtaken: look at the session afresh, then `plan_refused`."""
 
     id: SessionId
 
 
-class Keep(msgspec.Struct, frozen=True, gc=False):
+class Keep(Step, frozen=True, gc=False):
     """The same user is signed in already (a double click): set the current cookie, change nothing."""
 
     record: Record
     lost: tuple[str, ...] = ()  # keys that say something else than the session does
 
 
-class Lost(msgspec.Struct, frozen=True, gc=False):
+class Lost(Step, frozen=True, gc=False):
     """Nothing may be saved; report these keys and why."""
 
     id: SessionId | None
@@ -234,7 +242,8 @@ def _plan_fresh(session: Session, changes: Changes, now: float, mint: Mint) -> P
         record = _as_promised(record, promised)
     if promised is not None and (life.cycle == 0 or _raises_privileges(life, changes, user)):
         record = _cycled_at_birth(record)
-    return Create(record, also_end=_others(session) if life.ended or isinstance(user, str) else ())
+    others = _others(session) if life.ended or isinstance(user, str) else ()
+    return Create(record, others, shown=changes.shown)
 
 
 def _as_promised(record: Record, promised: tuple[SessionId, str, int]) -> Record:
@@ -277,6 +286,8 @@ def _plan_just_ended(session: Session, id_: SessionId, changes: Changes, now: fl
 def _plan_live(
     session: Session, opening: Live, changes: Changes, now: float, mint: Mint, *, cookie_ages: bool
 ) -> Plan:
+    if _changes_values_alone(session.life, opening, changes):
+        return _plan_values(session.life, opening, changes, now, cookie_ages=cookie_ages)
     record, life = opening.record, session.life
     user = login_of(session, changes)
     if isinstance(user, str) and record.user_id not in {None, user}:
@@ -295,7 +306,41 @@ def _plan_live(
         user_id=user if isinstance(user, str) else None,
         also_end=_others(session) if isinstance(user, str) else (),
         asked_cycle=life.cycle is not None or record.cycle_due is not None,
+        shown=changes.shown,
     )
+
+
+def _changes_values_alone(life: Life, opening: Live, changes: Changes) -> bool:
+    """Nobody signs in or out, nothing cycles, no verb was called, the cookie is as it should be."""
+    record, keys = opening.record, changes.keys()
+    return (
+        opening.admitted == record.generation
+        and not opening.promised
+        and life.owed is None
+        and record.cycle_due is None
+        and not record.accepted
+        and life.asks_for_nothing_but_values()
+        and keys.isdisjoint(life.policy.privilege_keys)
+        and keys.isdisjoint(life.policy.user_keys)
+    )
+
+
+def _plan_values(
+    life: Life, opening: Live, changes: Changes, now: float, *, cookie_ages: bool
+) -> Write | Nothing:
+    """What `_plan_live` comes to then, as in nearly every request that writes."""
+    renew_to = _renewal(life, opening.record, None, now)
+    if renew_to is None and not (changes.assigned or changes.unset):
+        return NOTHING
+    delta = Delta(
+        set=changes.assigned,
+        unset=changes.unset,
+        renew_to=renew_to,
+        admitted=opening.admitted,
+        seen_at=None if life.passive else now,
+    )
+    sends_cookie = renew_to is not None and cookie_ages
+    return Write(opening.record, delta, sends_cookie, shown=changes.shown)
 
 
 def _plan_live_late(session: Session, opening: Live, changes: Changes, now: float) -> Plan:
@@ -394,11 +439,30 @@ def _with_client(
 
 def checked_metadata(life: Life, metadata: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """A copy of what is to be kept beside the values. Raises `SessionDataError` as for values."""
-    if not metadata:
-        return {}
+    return _checked(metadata, life.policy.max_bytes, life.policy.max_keys) if metadata else {}
+
+
+def _checked(metadata: Mapping[str, JsonValue], max_bytes: int, max_keys: int) -> dict[str, JsonValue]:
     encoded = {name: encode_value(name, value) for name, value in metadata.items()}
-    check_size(encoded, max_bytes=life.policy.max_bytes, max_keys=life.policy.max_keys)
+    check_size(encoded, max_bytes=max_bytes, max_keys=max_keys)
     return decode_values(Values.of(encoded))
+
+
+def _metadata_at_birth(life: Life) -> Mapping[str, JsonValue]:
+    """What the app says, and what is known of the client. Nobody changes it: clients share theirs."""
+    if life.metadata is not None or life.client is None:
+        return checked_metadata(life, _with_client(life, life.metadata or {}, {}))
+    facts = life.client()
+    if {*map(type, facts), *map(type, facts.values())} == {str}:
+        return _client_alone(tuple(facts.items()), life.policy.max_bytes, life.policy.max_keys)
+    return checked_metadata(life, {"client": dict(facts)} if facts else {})
+
+
+@lru_cache(1024)  # of many visitors, few clients
+def _client_alone(
+    facts: tuple[tuple[str, str], ...], max_bytes: int, max_keys: int
+) -> Mapping[str, JsonValue]:
+    return _checked({"client": dict(facts)}, max_bytes, max_keys)
 
 
 def _renewal(life: Life, record: Record, limit: float | None, now: float) -> float | None:
@@ -434,7 +498,7 @@ def new_record(
         idle_timeout=own,
         user_id=user,
         data=Values.of(values),
-        metadata=checked_metadata(life, _with_client(life, life.metadata or {}, {})),
+        metadata=_metadata_at_birth(life),
         priority=life.priority or 0,
     )
 

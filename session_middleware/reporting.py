@@ -150,16 +150,22 @@ class Reporter:
 
         Never raises for what listeners do; a name that is not in `EVENTS` is a `ConfigurationError`.
         """
+        self.count(name)
+        if name == _SUSPICIOUS:
+            self._count_suspicious(fields)
+        heard = self._heard[name]
+        is_on = self._is_on(_LEVELS[name])
+        if heard or is_on:
+            facts = MappingProxyType(fields)
+            event = SessionEvent(name, session_id, user_id, timestamp, facts, self.manager)
+            self._deliver(event, heard, is_on=is_on)
+
+    def count(self, name: str) -> None:
+        """Count an event that nobody wants (see `wants`). Never for a suspicious one."""
         counts = self.counts
         if name not in counts:
             counts.setdefault(_known(name), 0)  # by `+=` two threads could both find it missing
         counts[name] += 1
-        if name == _SUSPICIOUS:
-            self._count_suspicious(fields)
-        heard = self._heard[name]
-        if heard or self._is_on(_LEVELS[name]):
-            facts = MappingProxyType(fields)
-            self._deliver(SessionEvent(name, session_id, user_id, timestamp, facts, self.manager), heard)
 
     def flush(self, now: float) -> None:
         """Log what the flood limit still holds back: a line per type, `summary` True, with the exact number.
@@ -174,14 +180,14 @@ class Reporter:
                     facts["details"] = None
                 self._log_line(SessionEvent(name, None, None, now, facts))
 
-    def _deliver(self, event: SessionEvent, heard: Mapping[_Subscription, None]) -> None:
+    def _deliver(self, event: SessionEvent, heard: Mapping[_Subscription, None], *, is_on: bool) -> None:
         nesting = _enter()
         if nesting is None:
             self.dropped += 1
             return
         try:
             # The line comes first, so that an alert which a callback raises stands below its cause.
-            if self._is_on(_LEVELS[event.name]):
+            if is_on:
                 self._log_event(event)
             self._call(tuple(heard), event)
         finally:

@@ -6,7 +6,7 @@ session is noted as the plan saw it (`Planned`), and settled against that.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -22,9 +22,9 @@ class Planned:
 
     __slots__ = ("asked", "asked_for", "assigned", "modified", "shown")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, shown: bytes | None) -> None:
         life = session.life
-        self.shown = _shown(session)
+        self.shown = _shown(session) if shown is None else Values(shown)
         self.asked_for = life.asked_for()
         # These three say of later ones that they happened; so they begin anew.
         self.asked, self.assigned, self.modified = life.asked, life.assigned, session.modified
@@ -38,10 +38,14 @@ class Planned:
         session.modified = session.modified or self.modified
 
 
-def note_planned(session: Session) -> None:
-    """A plan was made and is carried out from here on."""
-    settle_failed(session)
-    session.life.planned = Planned(session)
+def note_planned(session: Session, shown: bytes | None = None) -> None:
+    """A plan was made and is carried out from here on.
+
+    *shown*: what the session showed to it, as `encode_plainly` writes it; None: it did not say.
+    """
+    if session.life.planned is not None:
+        settle_failed(session)
+    session.life.planned = Planned(session, shown)
 
 
 def settle(session: Session, opening: Opening, loaded: Values | None = None) -> None:
@@ -50,7 +54,8 @@ def settle(session: Session, opening: Opening, loaded: Values | None = None) -> 
     planned: Planned = life.planned
     life.opening = opening
     life.loaded = planned.shown if loaded is None else loaded
-    _forget(life, planned.asked_for)
+    if planned.asked_for:
+        _forget(life, planned.asked_for)
     life.planned = None
 
 
@@ -62,12 +67,13 @@ def settle_failed(session: Session) -> None:
     session.life.planned = None
 
 
-def show_only(session: Session, values: Collection[str]) -> None:
+def show_only(session: Session, values: Values) -> None:
     """What a former session held is not the new one's, and counters begin anew with it."""
     planned: Planned = session.life.planned
-    for name in planned.shown:
-        if name not in values:
-            dict.pop(session, name, None)
+    if planned.shown.packed != values.packed:
+        for name in planned.shown:
+            if name not in values:
+                dict.pop(session, name, None)
     dict.update(session, session.life.increments or {})
 
 

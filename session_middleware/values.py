@@ -41,6 +41,7 @@ MAX_DEPTH = 32
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_Raw = msgspec.Raw
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -62,7 +63,7 @@ class Values(Mapping[str, bytes]):
     @classmethod
     def of(cls, pairs: Mapping[str, bytes | msgspec.Raw]) -> Values:
         """These pairs, packed."""
-        return cls(b"{%b}" % b",".join([_named(name) + value for name, value in pairs.items()]))
+        return cls(_encode({name: v if type(v) is _Raw else _Raw(v) for name, v in pairs.items()}))
 
     def split(self) -> dict[str, msgspec.Raw]:
         """Key → a view of its bytes, equal to another view but never to `bytes`. Raises as `pairs`."""
@@ -87,23 +88,14 @@ class Values(Mapping[str, bytes]):
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def __bool__(self) -> bool:
+        return self.packed != b"{}" and bool(self.pairs)
+
     def __repr__(self) -> str:  # reprs end up in logs and tracebacks
         return f"<Values of {len(self.packed)} bytes>"
 
 
 NO_VALUES = Values()
-
-_names: dict[str, bytes] = {}  # apps use few keys, again and again
-_NAMES_MOST = 4096
-
-
-def _named(name: str) -> bytes:
-    written = _names.get(name)
-    if written is None:
-        written = _encode(name) + b":"
-        if len(_names) < _NAMES_MOST:
-            _names[name] = written
-    return written
 
 
 def encode_plainly(values: JsonValue) -> bytes | None:

@@ -10,7 +10,7 @@ the response waits here until the first piece of the body comes (or its end), an
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
 from starlette.types import Message
@@ -257,9 +257,8 @@ class WSGIExchange(PlainExchange):
         status, headers, exc_info = self.pending
         self.pending = None
         given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        run_blocking(
-            self._start({"type": "http.response.start", "status": int(status[:3]), "headers": given})
-        )
+        start: Message = {"type": "http.response.start", "status": int(status[:3]), "headers": given}
+        run_blocking(_awaited(self._start(start)))
         made = self.sent.pop()["headers"]
         if made is not given:
             headers = _as_text(made)
@@ -351,6 +350,10 @@ def close(body: object) -> None:
 
 def _as_text(headers: Headers) -> list[tuple[str, str]]:
     return [(name.decode("latin-1").title(), value.decode("latin-1")) for name, value in headers]
+
+
+async def _awaited(response: Awaitable[None]) -> None:
+    await response
 
 
 async def _nothing() -> Message:
