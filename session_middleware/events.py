@@ -11,17 +11,18 @@ fact is unknown is left out or None.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
+
+import msgspec
 
 __all__ = ["EVENTS", "EventType", "Level", "SessionEvent", "events_table"]
 
 Level = Literal["debug", "info", "warning", "error"]
 
 
-@dataclass(frozen=True, slots=True)
-class SessionEvent:
+class SessionEvent(msgspec.Struct, frozen=True, eq=False):
     """One fact of a session's life, as callbacks and monitors get it.
 
     `session_id` and `user_id` are None where the fact belongs to no session or to nobody. `timestamp` is in
@@ -33,8 +34,21 @@ class SessionEvent:
     session_id: str | None
     user_id: str | None
     timestamp: float
-    fields: Mapping[str, object] = field(hash=False)  # a mapping has no hash; the rest is enough for one
-    manager: object = field(default=None, compare=False, repr=False)
+    fields: Mapping[str, object]
+    manager: object = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SessionEvent) and self._compared() == other._compared()
+
+    def __hash__(self) -> int:
+        return hash(self._compared()[:-1])  # a mapping has no hash; the rest is enough for one
+
+    def __repr__(self) -> str:
+        shown = zip(self.__struct_fields__, self._compared(), strict=False)
+        return f"SessionEvent({', '.join(f'{name}={value!r}' for name, value in shown)})"
+
+    def _compared(self) -> tuple[object, ...]:
+        return self.name, self.session_id, self.user_id, self.timestamp, self.fields
 
 
 @dataclass(frozen=True, slots=True)

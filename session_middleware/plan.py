@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -122,6 +122,7 @@ class Lost(Step, frozen=True, gc=False):
 
 Plan: TypeAlias = Nothing | Create | Write | End | Swap | Relogin | Keep | Lost
 NOTHING = Nothing()
+_EMPTY: Mapping[Any, Any] = {}  # nobody changes what a record holds, so new ones share it
 
 
 def is_settled(session: Session, now: float) -> bool:
@@ -437,9 +438,11 @@ def _with_client(
     return {**wanted, "client": dict(facts)} if facts else wanted
 
 
-def checked_metadata(life: Life, metadata: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+def checked_metadata(life: Life, metadata: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     """A copy of what is to be kept beside the values. Raises `SessionDataError` as for values."""
-    return _checked(metadata, life.policy.max_bytes, life.policy.max_keys) if metadata else {}
+    if not metadata:
+        return _EMPTY
+    return _checked(metadata, life.policy.max_bytes, life.policy.max_keys)
 
 
 def _checked(metadata: Mapping[str, JsonValue], max_bytes: int, max_keys: int) -> dict[str, JsonValue]:
@@ -489,6 +492,7 @@ def new_record(
         id=id_,
         secret=secret,
         generation=generation,
+        accepted=_EMPTY,
         floors=(generation,),
         created_at=now,
         last_seen_at=now,
@@ -510,8 +514,9 @@ def _others(session: Session) -> tuple[SessionId, ...]:
 
 def _missing(changes: Changes, record: Record) -> tuple[str, ...]:
     """The keys of *changes* that *record* does not hold so."""
-    unequal = {name for name, value in changes.assigned.items() if record.data.get(name) != value}
-    return tuple(sorted({*unequal, *changes.counted, *(record.data.keys() & changes.unset)}))
+    pairs = record.data.pairs
+    unequal = {name for name, value in changes.assigned.items() if pairs.get(name) != value}
+    return tuple(sorted({*unequal, *changes.counted, *(pairs.keys() & changes.unset)}))
 
 
 def _lost(id_: SessionId | None, changes: Changes, reason: str, *, even_if_empty: bool = False) -> Plan:

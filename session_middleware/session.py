@@ -367,9 +367,7 @@ class Session(dict[str, JsonValue]):
         if abs(shown) > MAX_COUNTER:
             raise SessionDataError(f"session[{name!r}] would leave 64 bits", name)
         counters = self.life.increments = {} if self.life.increments is None else self.life.increments
-        if name in counters or self.life.loaded.pairs.get(name) == (
-            None if present is None else b"%d" % present
-        ):
+        if name in counters or self.life.loaded.get(name) == (None if present is None else b"%d" % present):
             counters[name] = counters.get(name, 0) + by  # else it was assigned in this request: set exactly
         super().__setitem__(name, shown)
         return shown

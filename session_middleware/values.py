@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, KeysView, Mapping
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
@@ -45,25 +45,23 @@ _Raw = msgspec.Raw
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-class Values(Mapping[str, bytes]):
+class Values(msgspec.Struct, frozen=True, gc=False, eq=False):
     """The encoded values of a session: a mapping of key to bytes, kept as one JSON object in `packed`.
 
     Opaque to backends: they store `packed`, or the single pairs, and make it again with `Values(packed)` or
     `Values.of(pairs)`. Raises `SessionDataError` when pairs are asked of text that is no JSON object.
 
-    Only whoever asks for `pairs` keeps them: a million sessions in memory are a million texts.
+    A million sessions in memory are a million texts: none keeps its pairs, and the garbage collector looks
+    at none. Whoever needs several pairs takes them once, as `pairs` or `split()`.
     """
 
-    __slots__ = ("_pairs", "packed")
-
-    def __init__(self, packed: bytes = b"{}") -> None:
-        self.packed = packed
-        self._pairs: dict[str, bytes] | None = None
+    packed: bytes = b"{}"
 
     @classmethod
     def of(cls, pairs: Mapping[str, bytes | msgspec.Raw]) -> Values:
         """These pairs, packed."""
-        return cls(_encode({name: v if type(v) is _Raw else _Raw(v) for name, v in pairs.items()}))
+        packed = _encode({name: v if type(v) is _Raw else _Raw(v) for name, v in pairs.items()})
+        return cls(memoryview(packed).tobytes())  # the encoder's buffer is up to twice as large
 
     def split(self) -> dict[str, msgspec.Raw]:
         """Key → a view of its bytes, equal to another view but never to `bytes`. Raises as `pairs`."""
@@ -74,22 +72,37 @@ class Values(Mapping[str, bytes]):
 
     @property
     def pairs(self) -> dict[str, bytes]:
-        """Key → bytes. Do not change it."""
-        if self._pairs is None:
-            self._pairs = {name: bytes(raw) for name, raw in self.split().items()}
-        return self._pairs
+        """Key → bytes, made anew for each who asks."""
+        return {name: bytes(raw) for name, raw in self.split().items()}
+
+    def keys(self) -> KeysView[str]:
+        """The keys, in their order."""
+        return self.split().keys()
+
+    def get(self, name: str) -> bytes | None:
+        """The bytes under this key, None where there is none."""
+        raw = self.split().get(name)
+        return None if raw is None else bytes(raw)
 
     def __getitem__(self, name: str) -> bytes:
-        return self.pairs[name]
+        return bytes(self.split()[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.split()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.pairs)
+        return iter(self.split())
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.split())
 
     def __bool__(self) -> bool:
-        return self.packed != b"{}" and bool(self.pairs)
+        return self.packed != b"{}" and bool(self.split())
+
+    def __eq__(self, other: object) -> bool:
+        return self.pairs == (other.pairs if isinstance(other, Values) else other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:  # reprs end up in logs and tracebacks
         return f"<Values of {len(self.packed)} bytes>"

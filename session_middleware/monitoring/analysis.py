@@ -84,7 +84,8 @@ class Analysis:
         if name in MEASURED and (found := measured(event)) is not None:
             kind, value = found
             self._measure(figures, (kind, event.session_id, event.user_id, value, now, _NOTHING))
-        self.outbox += self.alerts.observe(event)
+        if changes := self.alerts.observe(event):
+            self.outbox += changes
         if name in LOOKED_AT and (finding := self._suspicion.observe(event)):
             self.findings.append(finding)
             self.outbox.append(finding)
@@ -105,7 +106,8 @@ class Analysis:
         self.fresh.append(measurement)
         if kind in self._latest or len(self._latest) < _TYPES:
             self._latest[kind] = value
-        self.outbox += self.alerts.measure(kind, value, now)
+        if changes := self.alerts.measure(kind, value, now):
+            self.outbox += changes
 
     def count(self, name: str, moment: float, weight: int) -> None:
         """Take in events of which only the number is known."""

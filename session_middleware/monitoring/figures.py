@@ -61,12 +61,14 @@ class Figures:
 
     def take(self, event: SessionEvent, weight: int) -> None:
         """Add one event, which stands for *weight* of them."""
-        name = event.name
-        self.count(name, event.timestamp, weight)
-        self.span(event.timestamp)
+        name, moment = event.name, event.timestamp
+        self.count(name, moment, weight)
+        if self.first is None or self.last is None or not self.first <= moment <= self.last:
+            self.span(moment)
         self._identify(event)
-        for add in _SPECIAL.get(name, ()):
-            add(self, event, weight)
+        if name in _SPECIAL:
+            for add in _SPECIAL[name]:
+                add(self, event, weight)
 
     def count(self, name: str, moment: float, weight: int) -> None:
         """Add to a total, without an event to look at."""
@@ -97,11 +99,12 @@ class Figures:
             self.last = moment
 
     def _identify(self, event: SessionEvent) -> None:
-        if event.session_id is not None:
-            self.distinct["sessions"].add(event.session_id)
-        if event.user_id is not None:
-            self.distinct["users"].add(event.user_id)
-            users, user = self.tables["users"], event.user_id[:LONGEST]
+        session, user = event.session_id, event.user_id
+        if session is not None:
+            self.distinct["sessions"].add(session)
+        if user is not None:
+            self.distinct["users"].add(user)
+            users, user = self.tables["users"], user[:LONGEST]
             if user in users:
                 users[user] += 1
             else:

@@ -37,7 +37,6 @@ from session_middleware.policy import Duration, seconds, seconds_or_zero
 from session_middleware.record import Record, SessionId
 from session_middleware.session import JustEnded, Overtaken, Session
 from session_middleware.turns import Turn
-from session_middleware.values import Values
 
 __all__ = ["LockOperations"]
 
@@ -326,11 +325,12 @@ def _changed_keys(session: Session) -> list[str]:
 def _both_changed(held: Held, present: Record) -> list[str]:
     """The keys that the body set or removed, and others too. Counters add up, so they are none."""
     changes = changes_of(held.session)
-    known: tuple[Values, ...] = (held.loaded.data, held.session.life.loaded)
+    known = (held.loaded.data.pairs, held.session.life.loaded.pairs)
+    found = present.data.pairs
     return sorted(
         name
         for name in (*changes.assigned, *changes.unset)
-        if all(present.data.get(name) != values.get(name) for values in known)
+        if all(found.get(name) != values.get(name) for values in known)
     )
 
 

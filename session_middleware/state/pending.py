@@ -53,8 +53,9 @@ def take(session: Session, changes: Changes, twin: Session | None = None) -> Ses
 def forget_counted(twin: Session) -> None:
     """Its increments may have been written: they must not be written twice. The rest may."""
     life = twin.life
+    pairs = life.loaded.pairs if life.increments else {}
     for name in life.increments or ():
-        loaded = life.loaded.pairs.get(name)
+        loaded = pairs.get(name)
         if loaded is None:
             dict.pop(twin, name, None)
         else:

@@ -190,7 +190,7 @@ class ReadModifyWriteCounters(HesitantBackend):
         record = await self.inner.load(id, now)
         if not (delta.increments and isinstance(record, Record)):
             return await super().commit(id, delta, now)
-        pairs = {k: v for k, v in record.data.items() if k not in delta.unset} | dict(delta.set)
+        pairs = {k: v for k, v in record.data.pairs.items() if k not in delta.unset} | dict(delta.set)
         counters = {name: _sum(name, pairs, by) for name, by in delta.increments.items()}
         await Pause()
         total = {**delta.set, **{name: b"%d" % value for name, value in counters.items()}}
@@ -294,7 +294,7 @@ class DroppedNul(HesitantBackend):
     """Keeps text as its database likes it: without NUL."""
 
     async def create(self, record: Record, now: float) -> CreateResult:
-        pairs = {name: value.replace(rb'"\u0000"', b'""') for name, value in record.data.items()}
+        pairs = {name: value.replace(rb'"\u0000"', b'""') for name, value in record.data.pairs.items()}
         return await super().create(replace(record, data=Values.of(pairs)), now)
 
 
