@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from session_middleware.activity import Activity
 from session_middleware.backends.base import Backend
 from session_middleware.backends.capabilities import Caps
+from session_middleware.budget import Budget
 from session_middleware.policy import Policy
 from session_middleware.record import Record, SessionId
 from session_middleware.reporting import Reporter
@@ -49,6 +50,7 @@ class Core:
     reporter: Reporter
     manager: object = None
     activity: Activity = field(default_factory=Activity)
+    budget: Budget = field(default_factory=Budget)
     turns: Turns = field(default_factory=Turns)
     held: dict[tuple[SessionId, object], Held] = field(default_factory=dict)
     running: Callable[[], object] = object  # names the task or thread that runs now

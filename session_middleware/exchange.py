@@ -77,6 +77,7 @@ class Entrance:
         self.always_opens_first = not self.immediate or eager
         # What every request asks for, looked up once: properties of the manager, and constant.
         self.activity = manager.activity
+        self.budget = manager.budget
         self.reporter = manager.reporter
         self.heartbeat = manager.heartbeat
         self.clock = manager.clock
@@ -141,6 +142,7 @@ class Exchange(ActiveRequest):
         """Serve it."""
         entrance = self.entrance
         activity, reporter = entrance.activity, entrance.reporter
+        entrance.budget.requests += 1
         limit = entrance.manager.max_concurrent_requests
         if limit is not None and len(activity) >= limit:
             await self._refuse(503, active=len(activity), limit=limit)
@@ -447,6 +449,7 @@ class Exchange(ActiveRequest):
             return message
         headers: Headers = list(message.get("headers") or ())
         if cookie is not None:
+            self.entrance.budget.cookies += 1
             ours = self.entrance.codec.names_our_cookie
             headers = [pair for pair in headers if pair[0].lower() != b"set-cookie" or not ours(pair[1])]
             headers.append((b"set-cookie", cookie))

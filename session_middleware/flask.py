@@ -366,6 +366,7 @@ class _Request(PlainExchange):
         self, interface: SessionInterface, app: Flask, response: Response, cookie: SetCookie | RemoveCookie
     ) -> None:
         _drop_cookies(response, self.entrance.codec)
+        self.entrance.budget.cookies += 1
         name = self.entrance.name
         attributes: dict[str, Any] = {
             "domain": interface.get_cookie_domain(app),

@@ -37,6 +37,7 @@ from session_middleware.backends.base import Backend, Colour, wrong_colour
 from session_middleware.backends.capabilities import Bounded, Capped, Caps, Counting
 from session_middleware.backends.urls import backend_from
 from session_middleware.blocking import run_blocking
+from session_middleware.budget import Budget
 from session_middleware.cleanup import Cleanup
 from session_middleware.client import ClientFacts, client_facts_of
 from session_middleware.configuration import Aliases, from_environment, from_mapping, options_of
@@ -288,6 +289,11 @@ class SessionManager(Operations):
         """The registry of requests in flight in this process."""
         return self._core.activity
 
+    @property
+    def budget(self) -> Budget:
+        """What requests have cost so far, in writes and cookies; `get_metrics` shows it."""
+        return self._core.budget
+
     @cached_property
     def blocking(self) -> Blocking:
         """Every operation as a plain call, for threads and scripts."""
@@ -434,6 +440,7 @@ class SessionManager(Operations):
             "events": dict(counts),
             "suspicious": dict(self.reporter.suspicious),
             "callback_failures": self.reporter.failures,
+            **self._core.budget.figures(),
         }
 
     def before_close(self, write: Callable[[], Awaitable[object]], *, colour: Colour = "async") -> None:
@@ -548,6 +555,7 @@ class SessionManager(Operations):
             cookie_ages=self.cookie.max_age is not None,
             unknown=self._meet_stranger,
             caps=self._caps_now,
+            budget=core.budget,
         )
 
     def _cap(self, name: str, value: int | None) -> int | None:

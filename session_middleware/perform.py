@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from session_middleware.backends.base import Port
 from session_middleware.backends.capabilities import Caps
+from session_middleware.budget import Budget
 from session_middleware.changes import changes_of
 from session_middleware.errors import (
     BackendError,
@@ -99,10 +100,11 @@ class Performer:
         cookie_ages: bool,
         unknown: Callable[[int, float], None],
         caps: Callable[[], Caps | None],
+        budget: Budget,
     ) -> None:
         """*policy* and *caps* are asked anew each time.
 
-        *unknown* hears of signed cookies of nobody (generation, now).
+        *unknown* hears of signed cookies of nobody (generation, now). *budget* counts the writes.
         """
         self.port = port
         self._policy = policy
@@ -112,6 +114,7 @@ class Performer:
         self._manager = manager
         self._cookie_ages = cookie_ages
         self._unknown = unknown
+        self._budget = budget
         self.before_open: list[Callable[[SessionId], Awaitable[object]]] = []
         """Awaited with the id of each session that a request is about to open: what waits goes first."""
         self.limits = Limits(port, caps, reporter)
@@ -273,6 +276,7 @@ class Performer:
 
     async def _write_at(self, session: Session, plan: Write, version: int, now: float) -> bool:
         note_planned(session, plan.shown)
+        self._budget.writes += 1
         try:
             answer = await self.port.commit(plan.record.id, replace(plan.delta, if_version=version), now)
             if answer is CONFLICT:
@@ -383,6 +387,7 @@ class Performer:
     async def _insert(self, session: Session, record: Record, now: float) -> Record | None:
         """The record under an id that was free. None: a promised session existed by now, and was written."""
         for _ in range(_TRIES):
+            self._budget.writes += 1
             if await self.limits.create(record, now) is not EXISTS:
                 return record
             if isinstance(session.life.opening, Fresh) and session.life.opening.promised is not None:
@@ -402,6 +407,7 @@ class Performer:
 
     async def _write(self, session: Session, plan: Write, now: float) -> None:
         commit = self.port.commit if plan.user_id is None else self.limits.bind
+        self._budget.writes += 1
         answer = await commit(plan.record.id, plan.delta, now)
         if plan.also_end or type(answer) is not Committed:
             await self._written(session, plan, answer, now)
@@ -433,12 +439,12 @@ class Performer:
         if record is None:
             return
         try:
-            alive = await self.port.delete(plan.old, now, plan.reason, by=record.user_id)
+            alive = await self._delete(plan.old, now, plan.reason, by=record.user_id)
         except BackendError:
-            await self.port.delete(record.id, now, "superseded")
+            await self._delete(record.id, now, "superseded")
             raise
         if plan.needs_old_alive and not alive and not await self._never_was(session, plan.old, now):
-            await self.port.delete(record.id, now, "superseded")
+            await self._delete(record.id, now, "superseded")
             self._lose(session, plan.old, tuple(sorted(record.data)), "gone", now)
             return
         if alive:
@@ -462,17 +468,21 @@ class Performer:
 
     async def _end_one(self, life: Life, id_: SessionId, now: float) -> bool:
         by = None if life.record is None else life.record.user_id
-        alive = await self.port.delete(id_, now, "logout", by=by)
+        alive = await self._delete(id_, now, "logout", by=by)
         if alive:
             self._emit("session_deleted", id_, _owner(life, id_), now, reason="logout")
         else:
             self._emit("session_deletion_failed", id_, _owner(life, id_), now, reason="not_found")
         return alive
 
+    def _delete(self, id_: SessionId, now: float, reason: str, by: str | None = None) -> Awaitable[bool]:
+        self._budget.writes += 1
+        return self.port.delete(id_, now, reason, by=by)
+
     async def end_others(self, ids: Iterable[SessionId], now: float) -> None:
         """End these sessions, which another one has taken the place of."""
         for id_ in ids:
-            if await self.port.delete(id_, now, "superseded"):
+            if await self._delete(id_, now, "superseded"):
                 self._emit("session_deleted", id_, None, now, reason="superseded")
 
     async def _relogin(self, session: Session, plan: Relogin, now: float) -> None:

@@ -144,6 +144,7 @@ class PlainExchange(Exchange):
 
     def _may_enter(self) -> bool:
         entrance = self.entrance
+        entrance.budget.requests += 1
         limit = entrance.manager.max_concurrent_requests
         if limit is None:
             entrance.activity.enter(self)
