@@ -40,6 +40,9 @@ class SessionEvent(msgspec.Struct, frozen=True, eq=False):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SessionEvent) and self._compared() == other._compared()
 
+    def __ne__(self, other: object) -> bool:  # a struct's own looks at nothing but which object it is
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(self._compared()[:-1])  # a mapping has no hash; the rest is enough for one
 

@@ -102,6 +102,9 @@ class Values(msgspec.Struct, frozen=True, gc=False, eq=False):
     def __eq__(self, other: object) -> bool:
         return self.pairs == (other.pairs if isinstance(other, Values) else other)
 
+    def __ne__(self, other: object) -> bool:  # a struct's own looks at nothing but which object it is
+        return not self == other
+
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:  # reprs end up in logs and tracebacks

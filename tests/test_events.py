@@ -55,6 +55,7 @@ def test_an_event_cannot_be_changed() -> None:
 
 def test_the_sender_is_neither_compared_nor_shown() -> None:
     assert replace(EVENT, manager=None) == EVENT
+    assert not replace(EVENT, manager=None) != EVENT  # noqa: SIM202  (both operators are asked)
     assert replace(EVENT, name="x") != EVENT
     assert "manager" not in repr(EVENT)
     assert "timestamp=5.0" in repr(EVENT)

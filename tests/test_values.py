@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -317,5 +318,13 @@ def test_the_repr_of_values_holds_none() -> None:
 def test_values_are_a_mapping() -> None:
     values = Values(b'{"a":1,"b":[2]}')
     assert (len(values), list(values), values["b"], values.get("c")) == (2, ["a", "b"], b"[2]", None)
-    assert Values.of({"a": b"1", "b": b"[2]"}) == values
+    assert (dict(values), "a" in values, "c" in values, bool(values)) == (values.pairs, True, False, True)
+    assert Values.of({"b": b"[2]", "a": b"1"}) == values
+    assert not Values.of({"b": b"[2]", "a": b"1"}) != values  # noqa: SIM202  (both operators are asked)
+    assert Values.of({"a": b"1", "b": b"[3]"}) != values
     assert module.NO_VALUES == {}
+    assert not module.NO_VALUES
+
+
+def test_values_are_nothing_to_the_garbage_collector() -> None:
+    assert not gc.is_tracked(Values(b'{"a":1}'))
