@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.benchmarks import flask_report, report, scale_report
+from tests.benchmarks import flask_report, report, scale_report, under_uvicorn
 from tests.benchmarks.apps import in_memory, in_sqlite
 from tests.benchmarks.flask_apps import Site, in_flask
 from tests.benchmarks.flask_report import FLASK_SECTION, FlaskFigures
@@ -31,6 +31,7 @@ __all__ = ["main", "run", "run_flask", "run_scale"]
 
 _FULL, _QUICK = Effort(rounds=150, requests=50), Effort(rounds=6, requests=20)
 _FULL_SPELL, _QUICK_SPELL = Spell(rounds=11, seconds=0.4), Spell(rounds=2, seconds=0.1)
+_FULL_HTTP, _QUICK_HTTP = Spell(rounds=7, seconds=1), Spell(rounds=1, seconds=1)
 _CROWD_REQUESTS = 4  # of each of many clients in one slice
 _CROWDS = (1, 64)  # clients at once
 _SESSIONS, _QUICK_SESSIONS, _FEWEST_SESSIONS = 1_000_000, 20_000, 1_000
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--flask", action="store_true", help="the Flask apps, in this process and under gunicorn")
     add("--scale", action="store_true", help="many sessions at once, in memory and in SQLite")
     add("--servers", action="store_true", help="the ASGI apps over Redis and PostgreSQL")
+    add("--http", action="store_true", help="the ASGI apps under uvicorn, loaded by wrk")
     add("--sessions", type=_number, metavar="N", help=f"how many that are (default {_SESSIONS:,})")
     add("--quick", action="store_true", help="a few rounds: to see that it runs, not to be quoted")
     add("--memory", action="store_true", help="of the ASGI apps, leave SQLite out")
@@ -79,9 +81,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _parts(options: argparse.Namespace) -> Iterator[_Part]:
     effort = _QUICK if options.quick else _FULL
-    if options.asgi or not (options.flask or options.scale or options.servers):
+    named = (options.flask, options.scale, options.servers, options.http)
+    if options.asgi or not any(named):
         figures = run(effort, crowds=() if options.memory else _CROWDS)
         yield _Part("figures", report.as_markdown(figures), report.as_json(figures))
+    if options.http:
+        spell = _QUICK_HTTP if options.quick else _FULL_HTTP
+        http = under_uvicorn.measure_http(_today(), spell)
+        found = {"http": under_uvicorn.as_json(http)}
+        yield _Part(under_uvicorn.HTTP_SECTION, under_uvicorn.as_markdown(http), found)
     if options.flask:
         spell = None if options.no_gunicorn else _QUICK_SPELL if options.quick else _FULL_SPELL
         flask = run_flask(effort, spell)
@@ -92,8 +100,8 @@ def _parts(options: argparse.Namespace) -> Iterator[_Part]:
     if options.servers:
         from tests.benchmarks import servers
 
-        found = servers.measure_servers(_today(), effort, _CROWDS)
-        yield _Part(servers.SERVERS_SECTION, servers.as_markdown(found), {"servers": servers.as_json(found)})
+        told = servers.measure_servers(_today(), effort, _CROWDS)
+        yield _Part(servers.SERVERS_SECTION, servers.as_markdown(told), {"servers": servers.as_json(told)})
 
 
 def _number(text: str) -> int:

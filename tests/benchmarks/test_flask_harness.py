@@ -27,9 +27,10 @@ from tests.benchmarks.flask_report import FlaskFigures, as_json, as_markdown
 from tests.benchmarks.load import DIGITS, Order, run
 from tests.benchmarks.measure import Effort, Samples, measure
 from tests.benchmarks.redis_server import own_redis
+from tests.benchmarks.remote import Remote
 from tests.benchmarks.test_harness import verdict
 from tests.benchmarks.traffic import Browser, exchange
-from tests.benchmarks.under_gunicorn import Loader, Remote, Shares, Spell, served
+from tests.benchmarks.under_gunicorn import Loader, Shares, Spell, served
 from tests.benchmarks.wsgi_traffic import WSGIServed
 
 pytestmark = pytest.mark.filterwarnings(
@@ -182,7 +183,7 @@ def test_under_gunicorn_an_app_is_checked_and_loaded_and_one_that_does_nothing_i
         with pytest.raises(ClaimError, match=r"under load read answered HTTP/1\.1 200 OK b'None'"):
             loader.load(ours, "read", [Browser()], SHORT)
     with served(BARE, site) as bare, Loader.started() as loader:
-        claiming = Remote(OURS_FLASK_SQLITE, bare.port)
+        claiming = Remote(OURS_FLASK_SQLITE, bare.port, frozenset({"new"}))
         with pytest.raises(ClaimError, match="got no cookie"):
             asyncio.run(check(claiming.candidate()))
         with pytest.raises(ClaimError, match="under load read answered"):

@@ -1,7 +1,7 @@
 """Flask apps under real gunicorns, loaded from another process: requests per second, as a share of bare.
 
-Reading order: `measure_served` (interleaved rounds), `Shares`, `served` (one gunicorn), `Remote` (what checks
-call), `Loader` (the process that sends).
+Reading order: `measure_served` (interleaved rounds), `Shares`, `served` (one gunicorn), `Loader` (the process
+that sends).
 
 Sessions in memory are not among them: each of the two workers would have its own.
 """
@@ -9,7 +9,6 @@ Sessions in memory are not among them: each of the two workers would have its ow
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import os
 import socket
@@ -18,24 +17,21 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Final
 
-from starlette.types import Receive, Scope, Send
-
-from tests.benchmarks.apps import BARE, CASES, PAYLOAD, Candidate, Case
+from tests.benchmarks.apps import BARE, CASES, PAYLOAD, Case
 from tests.benchmarks.checks import ClaimError, check, check_still_signed_in, signed_in
 from tests.benchmarks.flask_apps import KINDS, Site
 from tests.benchmarks.load import DIGITS, Order, Outcome
 from tests.benchmarks.measure import Spread
-from tests.benchmarks.traffic import Browser, live
+from tests.benchmarks.remote import PATIENCE, ROOT, Remote, python_path
+from tests.benchmarks.traffic import Browser
 
 __all__ = [
     "CONNECTIONS",
     "THREADS",
     "WORKERS",
     "Loader",
-    "Remote",
     "Shares",
     "Spell",
     "measure_served",
@@ -43,8 +39,6 @@ __all__ = [
 ]
 
 WORKERS, THREADS, CONNECTIONS = 2, 4, 8
-_ROOT = Path(__file__).parents[2]
-_PATIENCE = 30.0  # seconds
 _EXPECTED: Final[Mapping[Case, str]] = {
     "none": "ignored",
     "untouched": "ignored",
@@ -120,37 +114,6 @@ async def _visitors(remote: Remote) -> list[Browser]:
     return [await signed_in(candidate) for _ in range(CONNECTIONS)]
 
 
-class Remote:
-    """An app behind a port of this machine, which checks may call like an ASGI app."""
-
-    def __init__(self, name: str, port: int) -> None:
-        self.name = name
-        self.port = port
-
-    def candidate(self) -> Candidate:
-        """What it claims."""
-        return Candidate(self.name, self, KINDS[self.name].sets_cookie, has_session=self.name != BARE)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await live(receive, send)
-            return
-        status, headers, body = await asyncio.to_thread(self._asked, scope)
-        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": body})
-
-    def _asked(self, scope: Scope) -> tuple[int, list[tuple[str, str]], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE)
-        try:
-            headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
-            connection.request(scope["method"], scope["path"], headers=headers)
-            answer = connection.getresponse()
-            return answer.status, answer.getheaders(), answer.read()
-        finally:
-            connection.close()
-
-
 @contextmanager
 def served(name: str, site: Site) -> Iterator[Remote]:
     """A gunicorn on a socket that listens already: no port to lose to another, no waiting for it."""
@@ -159,13 +122,13 @@ def served(name: str, site: Site) -> Iterator[Remote]:
         command += [f"--workers={WORKERS}", f"--threads={THREADS}", f"--bind=fd://{listener.fileno()}"]
         command += ["--graceful-timeout=5", "--log-level=warning", "tests.benchmarks.flask_served:app"]
         environment = {**os.environ, "BENCH_APP": name, "BENCH_FOLDER": str(site.folder)}
-        environment |= {"BENCH_REDIS": site.redis_url or "", "PYTHONPATH": _path()}
-        process = subprocess.Popen(command, cwd=_ROOT, env=environment, pass_fds=[listener.fileno()])
+        environment |= {"BENCH_REDIS": site.redis_url or "", "PYTHONPATH": python_path()}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[listener.fileno()])
         try:
-            yield Remote(name, listener.getsockname()[1])
+            yield Remote(name, listener.getsockname()[1], KINDS[name].sets_cookie)
         finally:
             process.terminate()
-            process.wait(timeout=_PATIENCE)
+            process.wait(timeout=PATIENCE)
 
 
 class Loader:
@@ -179,9 +142,9 @@ class Loader:
     def started(cls) -> Iterator[Loader]:
         """It, until the end of the block."""
         command = [sys.executable, "-m", "tests.benchmarks.load"]
-        environment = {**os.environ, "PYTHONPATH": _path()}
+        environment = {**os.environ, "PYTHONPATH": python_path()}
         with subprocess.Popen(
-            command, cwd=_ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as process:  # leaving closes its input, which is how it ends
             yield cls(process)
 
@@ -210,7 +173,3 @@ def _request(browser: Browser, path: str) -> str:
     scope = browser.scope(path)
     lines = [f"{name.decode().title()}: {value.decode('latin-1')}\r\n" for name, value in scope["headers"]]
     return f"GET {path} HTTP/1.1\r\n{''.join(lines)}\r\n"
-
-
-def _path() -> str:
-    return os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
