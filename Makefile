@@ -44,8 +44,9 @@ tools: $(PY)
 demo: $(VENV)/.demo
 	@PORT=$(PORT) $(PY) -m examples.demo
 
-bench: $(VENV)/.dev
-	@$(PY) -m tests.benchmarks --asgi --flask --servers --scale
+bench: $(VENV)/.dev tools
+	@command -v wrk >/dev/null || { $(APT_INSTALL) wrk; } >/dev/null 2>&1 || echo "no wrk here: --http cannot be measured" >&2
+	@$(PY) -m tests.benchmarks --asgi --flask --servers --scale --http --growth --startup --budget
 
 # The property tests with far more examples and new ones each time, and the tests marked `campaign`.
 campaign: $(VENV)/.test browser tools

@@ -25,6 +25,7 @@ from contextlib import (
     AbstractContextManager,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from dataclasses import fields
 from datetime import timedelta
@@ -43,7 +44,7 @@ from session_middleware.client import ClientFacts, client_facts_of
 from session_middleware.configuration import Aliases, from_environment, from_mapping, options_of
 from session_middleware.cookies import CookieCodec, CookieSettings
 from session_middleware.core import Core, Lease
-from session_middleware.errors import ConfigurationError
+from session_middleware.errors import BackendClosed, ConfigurationError
 from session_middleware.events import SessionEvent
 from session_middleware.heartbeat import Heartbeat
 from session_middleware.lifetime import Lifetime
@@ -535,7 +536,8 @@ class SessionManager(Operations):
 
     def _live_sessions(self) -> int | None:
         if self._port.immediate and isinstance(self._port, Counting):
-            return run_blocking(self._port.usage(self._core.clock())).sessions
+            with suppress(BackendClosed):  # after `stop`: as the last cleanup found
+                return run_blocking(self._port.usage(self._core.clock())).sessions
         return self._core.live_sessions
 
     def _performer_over(self, core: Core, colour: Colour) -> Performer:

@@ -24,7 +24,7 @@ PACKAGE = "session_middleware"
 # A file imports only from floors below its own. Names are relative to the package, `__init__` is the package
 # itself, and `folder.*` is whatever lies in the folder.
 FLOORS: dict[int, tuple[str, ...]] = {
-    0: ("errors", "headers", "outage"),
+    0: ("errors", "headers", "outage", "budget"),
     1: ("values", "policy", "blocking", "loops", "rates"),
     2: ("record", "salvage", "client", "configuration", "reconfiguration"),
     3: (

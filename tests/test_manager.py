@@ -384,6 +384,15 @@ def test_after_an_exception_a_tracked_session_is_free_and_unchanged(driven: Driv
     assert dict(driven.get_session(id_)) == {}
 
 
+def test_metrics_can_be_read_after_the_manager_was_stopped() -> None:
+    manager = SessionManager(MemoryBackend(), log=False)
+    with manager.blocking:
+        manager.blocking.create_session()
+        assert manager.get_metrics()["active_sessions"] == 1
+    metrics = manager.get_metrics()
+    assert (metrics["total_sessions_created"], metrics["active_sessions"]) == (1, None)
+
+
 def test_metrics_count_what_happened(driven: Driven) -> None:
     made = driven.create_session()
     driven.delete_session(made.id)

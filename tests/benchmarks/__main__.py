@@ -14,7 +14,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.benchmarks import flask_report, report, scale_report, under_uvicorn
+from tests.benchmarks import (
+    budget,
+    flask_report,
+    growth,
+    growth_report,
+    report,
+    scale_report,
+    startup,
+    under_uvicorn,
+)
 from tests.benchmarks.apps import in_memory, in_sqlite
 from tests.benchmarks.flask_apps import Site, in_flask
 from tests.benchmarks.flask_report import FLASK_SECTION, FlaskFigures
@@ -32,6 +41,7 @@ __all__ = ["main", "run", "run_flask", "run_scale"]
 _FULL, _QUICK = Effort(rounds=150, requests=50), Effort(rounds=6, requests=20)
 _FULL_SPELL, _QUICK_SPELL = Spell(rounds=11, seconds=0.4), Spell(rounds=2, seconds=0.1)
 _FULL_HTTP, _QUICK_HTTP = Spell(rounds=7, seconds=1), Spell(rounds=1, seconds=1)
+_PARTS = ("budget", "flask", "growth", "http", "scale", "servers", "startup")  # beside --asgi
 _CROWD_REQUESTS = 4  # of each of many clients in one slice
 _CROWDS = (1, 64)  # clients at once
 _SESSIONS, _QUICK_SESSIONS, _FEWEST_SESSIONS = 1_000_000, 20_000, 1_000
@@ -69,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--flask", action="store_true", help="the Flask apps, in this process and under gunicorn")
     add("--scale", action="store_true", help="many sessions at once, in memory and in SQLite")
     add("--servers", action="store_true", help="the ASGI apps over Redis and PostgreSQL")
+    add("--budget", action="store_true", help="backend writes and cookies per thousand requests: counts")
+    add("--startup", action="store_true", help="imports, the first request, the command line")
+    add("--growth", action="store_true", help="how costs grow with values, keys, sessions, requests at once")
     add("--http", action="store_true", help="the ASGI apps under uvicorn, loaded by wrk")
     add("--sessions", type=_number, metavar="N", help=f"how many that are (default {_SESSIONS:,})")
     add("--quick", action="store_true", help="a few rounds: to see that it runs, not to be quoted")
@@ -81,8 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _parts(options: argparse.Namespace) -> Iterator[_Part]:
     effort = _QUICK if options.quick else _FULL
-    named = (options.flask, options.scale, options.servers, options.http)
-    if options.asgi or not any(named):
+    if options.asgi or not any(getattr(options, name) for name in _PARTS):
         figures = run(effort, crowds=() if options.memory else _CROWDS)
         yield _Part("figures", report.as_markdown(figures), report.as_json(figures))
     if options.http:
@@ -90,6 +102,19 @@ def _parts(options: argparse.Namespace) -> Iterator[_Part]:
         http = under_uvicorn.measure_http(_today(), spell)
         found = {"http": under_uvicorn.as_json(http)}
         yield _Part(under_uvicorn.HTTP_SECTION, under_uvicorn.as_markdown(http), found)
+    if options.budget:
+        spent = budget.measure_budgets()
+        yield _Part(budget.BUDGET_SECTION, budget.as_markdown(spent), {"budget": budget.as_json(spent)})
+    if options.startup:
+        begun = startup.measure_startup(_today(), quick=options.quick)
+        yield _Part(startup.STARTUP_SECTION, startup.as_markdown(begun), {"startup": startup.as_json(begun)})
+    if options.growth:
+        with TemporaryDirectory() as folder:
+            curves = growth.measure_growth(Path(folder), quick=options.quick)
+        if options.write is not None:
+            growth_report.plotted(curves, options.write.parent)
+        told = {"growth": growth_report.as_json(_today(), curves)}
+        yield _Part(growth_report.GROWTH_SECTION, growth_report.as_markdown(_today(), curves), told)
     if options.flask:
         spell = None if options.no_gunicorn else _QUICK_SPELL if options.quick else _FULL_SPELL
         flask = run_flask(effort, spell)
@@ -100,8 +125,8 @@ def _parts(options: argparse.Namespace) -> Iterator[_Part]:
     if options.servers:
         from tests.benchmarks import servers
 
-        told = servers.measure_servers(_today(), effort, _CROWDS)
-        yield _Part(servers.SERVERS_SECTION, servers.as_markdown(told), {"servers": servers.as_json(told)})
+        both = servers.measure_servers(_today(), effort, _CROWDS)
+        yield _Part(servers.SERVERS_SECTION, servers.as_markdown(both), {"servers": servers.as_json(both)})
 
 
 def _number(text: str) -> int:

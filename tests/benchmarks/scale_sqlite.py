@@ -1,6 +1,6 @@
 """A million sessions in a file of SQLite.
 
-Reading order: `measure_sqlite`, `_fill` (whole transactions, by the backend's own functions), `one_delete`
+Reading order: `measure_sqlite`, `fill` (whole transactions, by the backend's own functions), `one_delete`
 (what a cleanup would cost that does it all at once), `_writing` (a writer in another process).
 """
 
@@ -43,7 +43,7 @@ from tests.benchmarks.scale import (
     written_to,
 )
 
-__all__ = ["measure_sqlite", "one_delete"]
+__all__ = ["fill", "measure_sqlite", "one_delete"]
 
 _AT_ONCE = 20_000  # rows of one transaction while the file is filled
 _ALONE = 1.0  # seconds
@@ -62,7 +62,7 @@ def measure_sqlite(
     manager, clock = made_manager(backend)
     with manager.blocking:
         began = time.perf_counter()
-        ids = _fill(backend, sessions)
+        ids = fill(backend, sessions)
         filled, some = time.perf_counter() - began, sample(ids)
         each = {"file": Path(backend.path).stat().st_size / sessions}
         calls = timings(manager, some, [owner(number, sessions) for number in range(len(some))])
@@ -94,8 +94,8 @@ def _connected(backend: SQLiteBackend) -> sqlite3.Connection:
     return sqlite3.connect(backend.path, isolation_level=None, timeout=60.0)
 
 
-def _fill(backend: SQLiteBackend, sessions: int) -> list[SessionId]:
-    """The ids. Afterwards all is in the file, and nothing in its log."""
+def fill(backend: SQLiteBackend, sessions: int) -> list[SessionId]:
+    """Put so many into its file: the ids. Afterwards all is in the file, and nothing in its log."""
     ids: list[SessionId] = []
     records = _records(sessions)
     with closing(_connected(backend)) as connection:
