@@ -29,8 +29,8 @@ class Changes(msgspec.Struct, frozen=True, gc=False):
     assigned: dict[str, bytes]
     unset: tuple[str, ...]
     counted: dict[str, int]
-    shown: bytes | None = None
-    """All that the session showed, as `encode_plainly` writes it."""
+    shown: Values | None = None
+    """All that the session showed, as `encode_plainly` writes it. No bytes: their repr tells everything."""
 
     def keys(self) -> set[str]:
         """Every key that changes."""
@@ -61,8 +61,9 @@ def changes_of(session: Session) -> Changes:
     """
     life = session.life
     loaded = NO_VALUES if life.ended else life.loaded
-    shown = encode_plainly(session)
-    if not session.modified and shown == loaded.packed:
+    plainly = encode_plainly(session)
+    shown = None if plainly is None else Values(plainly)
+    if not session.modified and plainly == loaded.packed:
         return Changes({}, (), {}, shown)
     before = loaded.split() if loaded.packed != b"{}" else {}
     counted = life.increments or {}
@@ -81,7 +82,7 @@ def changes_of(session: Session) -> Changes:
     return Changes(changed, unset, kept, shown)
 
 
-def _suspects(session: Session, shown: bytes | None, before: Mapping[str, msgspec.Raw]) -> list[str]:
+def _suspects(session: Session, shown: Values | None, before: Mapping[str, msgspec.Raw]) -> list[str]:
     """The keys whose values have to be looked at closely: type by type, in all that is nested in them.
 
     Those that were assigned in this request, and those whose plain text is another one than was loaded.
@@ -89,7 +90,7 @@ def _suspects(session: Session, shown: bytes | None, before: Mapping[str, msgspe
     """
     if shown is None or not before:
         return list(dict.keys(session))
-    now, assigned = Values(shown).split(), session.life.assigned
+    now, assigned = shown.split(), session.life.assigned
     return [
         name
         for name in dict.keys(session)

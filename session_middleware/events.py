@@ -47,8 +47,10 @@ class SessionEvent(msgspec.Struct, frozen=True, eq=False):
         return hash(self._compared()[:-1])  # a mapping has no hash; the rest is enough for one
 
     def __repr__(self) -> str:
-        shown = zip(self.__struct_fields__, self._compared(), strict=False)
-        return f"SessionEvent({', '.join(f'{name}={value!r}' for name, value in shown)})"
+        return f"SessionEvent({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return list(zip(self.__struct_fields__, self._compared(), strict=False))
 
     def _compared(self) -> tuple[object, ...]:
         return self.name, self.session_id, self.user_id, self.timestamp, self.fields

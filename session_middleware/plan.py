@@ -50,7 +50,7 @@ Mint: TypeAlias = Callable[[], tuple[SessionId, str]]
 class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Something to be done."""
 
-    shown: bytes | None = None
+    shown: Values | None = None
     """What the session showed to the plan, as `encode_plainly` writes it; None: look again."""
 
 

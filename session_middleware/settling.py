@@ -22,9 +22,9 @@ class Planned:
 
     __slots__ = ("asked", "asked_for", "assigned", "modified", "shown")
 
-    def __init__(self, session: Session, shown: bytes | None) -> None:
+    def __init__(self, session: Session, shown: Values | None) -> None:
         life = session.life
-        self.shown = _shown(session) if shown is None else Values(shown)
+        self.shown = _shown(session) if shown is None else shown
         self.asked_for = life.asked_for()
         # These three say of later ones that they happened; so they begin anew.
         self.asked, self.assigned, self.modified = life.asked, life.assigned, session.modified
@@ -38,7 +38,7 @@ class Planned:
         session.modified = session.modified or self.modified
 
 
-def note_planned(session: Session, shown: bytes | None = None) -> None:
+def note_planned(session: Session, shown: Values | None = None) -> None:
     """A plan was made and is carried out from here on.
 
     *shown*: what the session showed to it, as `encode_plainly` writes it; None: it did not say.
