@@ -110,8 +110,8 @@ class Values(msgspec.Struct, frozen=True, gc=False, eq=False):
     def __repr__(self) -> str:  # reprs end up in logs and tracebacks
         return f"<Values of {len(self.packed)} bytes>"
 
-    def __rich_repr__(self) -> list[object]:
-        return [f"{len(self.packed)} bytes"]
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("bytes", len(self.packed))]
 
 
 NO_VALUES = Values()
