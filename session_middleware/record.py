@@ -106,7 +106,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return [("id", self.id), ("generation", self.generation), ("version", self.version)]
 
 
-class Ended(NamedTuple):
+class Ended(msgspec.Struct, frozen=True, gc=False):
     """Why a session is gone, since when, and who ended it (None: nobody in particular)."""
 
     reason: str

@@ -30,6 +30,8 @@ from collections.abc import Sequence
 from math import inf
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+import msgspec
+
 from session_middleware.errors import ConfigurationError
 from session_middleware.record import Committed, CreateResult, Delta, Ended, Record, Refused, SessionId
 
@@ -62,7 +64,7 @@ EVICTED = "evicted"
 """The reason of a session that was ended to make room."""
 
 
-class EndedRecord(NamedTuple):
+class EndedRecord(msgspec.Struct, frozen=True, gc=False):
     """A session that cleanup removed."""
 
     id: SessionId

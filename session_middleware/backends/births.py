@@ -21,7 +21,8 @@ class Births:
 
     def __init__(self, records: Mapping[SessionId, Record]) -> None:
         self._records = records
-        self._minutes: dict[int, set[SessionId]] = {}
+        # Dictionaries as sets: with nothing in them but text, the garbage collector passes them over.
+        self._minutes: dict[int, dict[SessionId, None]] = {}
         self._order: list[int] = []  # the keys of _minutes, oldest first
         self._sorted: tuple[int, Sequence[Position]] | None = None  # of the minute that was walked last
 
@@ -30,8 +31,8 @@ class Births:
         minute = _minute_of(record.created_at)
         if minute not in self._minutes:
             insort(self._order, minute)
-            self._minutes[minute] = set()
-        self._minutes[minute].add(record.id)
+            self._minutes[minute] = {}
+        self._minutes[minute][record.id] = None
         if self._sorted is not None and self._sorted[0] == minute:
             self._sorted = None
 
@@ -39,7 +40,7 @@ class Births:
         """Take it out again."""
         minute = _minute_of(record.created_at)
         ids = self._minutes[minute]
-        ids.discard(record.id)
+        ids.pop(record.id, None)
         if not ids:
             del self._minutes[minute]
             del self._order[bisect_left(self._order, minute)]
@@ -69,7 +70,7 @@ class Births:
         minute = _minute_of(time)
         later = self._order[bisect_right(self._order, minute) :]
         number = sum(len(self._minutes[one]) for one in later)
-        return number + sum(self._records[id_].created_at > time for id_ in self._minutes.get(minute, ()))
+        return number + sum(self._records[id_].created_at > time for id_ in self._minutes.get(minute, {}))
 
     def oldest(self, gone: Collection[SessionId]) -> float | None:
         """When the oldest was created that is not among *gone*; None: there is none."""

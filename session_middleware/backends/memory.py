@@ -17,6 +17,8 @@ from itertools import islice
 from math import inf
 from threading import Lock
 
+import msgspec
+
 from session_middleware.backends.base import (
     ENDINGS_KEPT,
     ENDINGS_KEPT_AT_LEAST,
@@ -374,7 +376,8 @@ class _Expiry:
     _SLOT = 60.0  # seconds
 
     def __init__(self) -> None:
-        self._slots: dict[int, list[SessionId]] = {}
+        # Dictionaries as sets: with nothing in them but text, the garbage collector passes them over.
+        self._slots: dict[int, dict[SessionId, None]] = {}
         self._order: list[int] = []  # a heap of the keys of _slots
         self.filed = 0
 
@@ -382,11 +385,13 @@ class _Expiry:
         if deadline == inf:
             return
         slot = int(deadline // self._SLOT) + 1  # when this slot begins, the deadline has passed
-        if slot not in self._slots:
-            self._slots[slot] = []
+        ids = self._slots.get(slot)
+        if ids is None:
+            ids = self._slots[slot] = {}
             heapq.heappush(self._order, slot)
-        self._slots[slot].append(id_)
-        self.filed += 1
+        if id_ not in ids:
+            ids[id_] = None
+            self.filed += 1
 
     def may_be_due(self, now: float) -> set[SessionId]:
         """The ids of all that may have expired, and stay where they are."""
@@ -401,31 +406,48 @@ class _Expiry:
             ids = self._slots[slot]
             while ids:
                 self.filed -= 1
-                yield ids.pop()
-            if self._slots.get(slot) == []:
+                yield ids.popitem()[0]
+            if self._slots.get(slot) == {}:
                 del self._slots[slot]
                 heapq.heappop(self._order)
 
 
-class _Endings:
-    """Why sessions ended: for ten minutes, the oldest dropped first when there are very many."""
+class _Noted(msgspec.Struct, frozen=True, gc=False):
+    """An ending, and when it was noted."""
 
-    _MOST = 100_000
+    at: float
+    ended: Ended
+
+
+class _Endings:
+    """Why sessions ended: for ten minutes, the oldest dropped first when there are very many.
+
+    In many small tables, since one large one stands still for long when it has to grow.
+    """
+
+    _TABLES = 64
+    _MOST = 100_000 // _TABLES  # of one
 
     def __init__(self) -> None:
-        self._by_id: OrderedDict[SessionId, tuple[float, Ended]] = OrderedDict()
+        self._tables = [OrderedDict[SessionId, _Noted]() for _ in range(self._TABLES)]
+        self._next = 0  # to be tidied up
 
     def get(self, id_: SessionId) -> Ended | None:
-        kept = self._by_id.get(id_)
-        return None if kept is None else kept[1]
+        kept = self._tables[hash(id_) % self._TABLES].get(id_)
+        return None if kept is None else kept.ended
 
     def add(self, id_: SessionId, ended: Ended, now: float) -> None:
-        self._by_id[id_] = (now, ended)
-        self._by_id.move_to_end(id_)
-        while self._by_id:
-            noted, _ = next(iter(self._by_id.values()))
-            age = now - noted
-            too_many = len(self._by_id) > self._MOST and age >= ENDINGS_KEPT_AT_LEAST
+        table = self._tables[hash(id_) % self._TABLES]
+        table[id_] = _Noted(now, ended)
+        table.move_to_end(id_)
+        self._tidy(table, now)
+        self._next = (self._next + 1) % self._TABLES
+        self._tidy(self._tables[self._next], now)
+
+    def _tidy(self, table: OrderedDict[SessionId, _Noted], now: float) -> None:
+        while table:
+            age = now - next(iter(table.values())).at
+            too_many = len(table) > self._MOST and age >= ENDINGS_KEPT_AT_LEAST
             if not (age > ENDINGS_KEPT or too_many):
                 break
-            self._by_id.popitem(last=False)
+            table.popitem(last=False)

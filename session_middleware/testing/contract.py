@@ -1147,7 +1147,7 @@ async def _cleanup_reports_what_expired_and_why(make: MakePort) -> None:
     await _created(port, 1, deadline=NOW + 5000)
     await _created(port, 2, retained_until=NOW + 1000)
     await _created(port, 3, deadline=NOW + 5 * LONG_AFTER, limit=NOW + 5 * LONG_AFTER)
-    found = sorted(await _swept(port, NOW + 5000 + LONG_AFTER, 100))
+    found = sorted(await _swept(port, NOW + 5000 + LONG_AFTER, 100), key=lambda one: one.id)
     _same(found, [
         EndedRecord(_id(0), "ada", "idle_timeout", NOW - 0.5),
         EndedRecord(_id(1), None, "absolute_timeout", NOW),
