@@ -294,16 +294,19 @@ def _cycle_due(record: Record, delta: Delta, *, cycles: bool) -> float | None:
 
 
 def _apply_values(data: Values, delta: Delta) -> tuple[Values, dict[str, int]]:
-    pairs: dict[str, bytes | msgspec.Raw] = {**data.split(), **delta.set}
+    parts, counters = data.split(), {}
+    for name, value in delta.set.items():
+        parts[name] = msgspec.Raw(value)
     for name in delta.unset:
         if name not in delta.set:
-            pairs.pop(name, None)
-    counters = {name: _incremented(name, pairs.get(name), by) for name, by in delta.increments.items()}
-    pairs.update((name, b"%d" % value) for name, value in counters.items())
-    return Values.of(pairs), counters
+            parts.pop(name, None)
+    for name, by in delta.increments.items():
+        counters[name] = _incremented(name, parts.get(name), by)
+        parts[name] = msgspec.Raw(b"%d" % counters[name])
+    return Values.joined(parts), counters
 
 
-def _incremented(name: str, encoded: bytes | msgspec.Raw | None, by: int) -> int:
+def _incremented(name: str, encoded: msgspec.Raw | None, by: int) -> int:
     present = b"0" if encoded is None else bytes(encoded)
     if not _INTEGER.fullmatch(present):
         raise SessionDataError(f"session[{name!r}] is no integer, so it cannot be incremented", name)

@@ -41,7 +41,6 @@ MAX_DEPTH = 32
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
-_Raw = msgspec.Raw
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -58,9 +57,14 @@ class Values(msgspec.Struct, frozen=True, gc=False, eq=False):
     packed: bytes = b"{}"
 
     @classmethod
-    def of(cls, pairs: Mapping[str, bytes | msgspec.Raw]) -> Values:
+    def of(cls, pairs: Mapping[str, bytes]) -> Values:
         """These pairs, packed."""
-        packed = _encode({name: v if type(v) is _Raw else _Raw(v) for name, v in pairs.items()})
+        return cls.joined({name: msgspec.Raw(value) for name, value in pairs.items()})
+
+    @classmethod
+    def joined(cls, parts: Mapping[str, msgspec.Raw]) -> Values:
+        """The same of views, such as `split` gives."""
+        packed = _encode(parts)
         return cls(memoryview(packed).tobytes())  # the encoder's buffer is up to twice as large
 
     def split(self) -> dict[str, msgspec.Raw]:

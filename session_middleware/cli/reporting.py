@@ -100,15 +100,8 @@ def _events(
 
 
 def _wanted_in(lines: Iterable[Line], wanted: Filter, reader: LineReader) -> Iterator[SessionEvent]:
-    return (event for event in reader.events(_kept(lines, reader)) if wanted.wants(event))
-
-
-def _kept(lines: Iterable[Line], reader: LineReader) -> Iterator[bytes]:
-    for line in lines:
-        if line is None:
-            reader.skip()
-        else:
-            yield line
+    events = reader.events(lines)
+    return events if wanted.is_everything else filter(wanted.wants, events)
 
 
 def _figures_of(events: Iterable[SessionEvent]) -> dict[str, Any]:

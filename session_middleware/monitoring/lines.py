@@ -31,11 +31,14 @@ class LineReader:
         self._read = self._other = self._broken = 0
         self._newest = newest
 
-    def events(self, lines: Iterable[str | bytes]) -> Iterator[SessionEvent]:
-        """The events of these lines, in their order. One without a time has that of the newest before it."""
+    def events(self, lines: Iterable[str | bytes | None]) -> Iterator[SessionEvent]:
+        """The events of these lines, in their order. One without a time has that of the newest before it.
+
+        None is a line that could not be looked at, such as one too long to be kept: broken.
+        """
         for line in lines:
             try:
-                facts = _decode(line)
+                facts = None if line is None else _decode(line)
             except _NO_JSON:
                 facts = None
             if type(facts) is not dict:
@@ -50,7 +53,7 @@ class LineReader:
             yield event
 
     def skip(self, lines: int = 1) -> None:
-        """Count lines that could not be looked at, such as one too long to be kept, as broken."""
+        """Count lines that could not be looked at as broken."""
         self._read += lines
         self._broken += lines
 
@@ -58,6 +61,6 @@ class LineReader:
         """How many lines were `read`, and how many of them were `other` loggers' or `broken`."""
         return {"read": self._read, "other": self._other, "broken": self._broken}
 
-    def _count_broken(self, line: str | bytes) -> None:
-        if line and not line.isspace():
+    def _count_broken(self, line: str | bytes | None) -> None:
+        if line is None or (line and not line.isspace()):
             self.skip()

@@ -12,8 +12,9 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias
+from typing import BinaryIO, Final, Protocol, TypeAlias
 
 from session_middleware.errors import SessionError
 from session_middleware.monitoring.lines import LineReader
@@ -25,8 +26,13 @@ Line: TypeAlias = bytes | None
 
 LONGEST_LINE: Final = 16 * 2**20  # bytes
 STDIN: Final = "-"
+_BLOCK: Final = 2**18  # bytes
 _GZIP: Final = b"\x1f\x8b"
 _LOOKED_AT: Final = 1000  # lines in which the first event of a file is looked for
+
+
+class _Readable(Protocol):
+    def read1(self, size: int, /) -> bytes: ...
 
 
 class DamagedLog(SessionError):
@@ -62,7 +68,7 @@ def _begin_of(path: str) -> float:
         return 0.0
     reader = LineReader(float("inf"))  # of an event without a time
     try:
-        some = (line for line, _ in zip(lines_of(path), range(_LOOKED_AT), strict=False) if line is not None)
+        some = islice(lines_of(path), _LOOKED_AT)
         return next((event.timestamp for event in reader.events(some)), float("inf"))
     except (DamagedLog, OSError):  # told when it is read
         return float("inf")
@@ -120,26 +126,29 @@ def _has_more(file: BinaryIO) -> bool:
     return os.fstat(file.fileno()).st_size > file.tell()
 
 
-def _unpacked(file: BinaryIO) -> BinaryIO:
+def _unpacked(file: BinaryIO) -> _Readable:
     """Told by the first bytes, whatever the name is."""
     buffered = file if isinstance(file, BufferedReader) else BufferedReader(file)  # type: ignore[type-var]  # a raw one
     packed = buffered.peek(2)[:2] == _GZIP
-    return gzip.GzipFile(fileobj=buffered) if packed else buffered  # type: ignore[return-value]  # reads alike
+    return gzip.GzipFile(fileobj=buffered) if packed else buffered
 
 
-def _split(file: BinaryIO, progress: Callable[[], object]) -> Iterator[Line]:
-    number = 0
-    while line := file.readline(LONGEST_LINE):
-        number += 1
-        if number % 1000 == 0:
-            progress()
-        if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-            while (line := file.readline(LONGEST_LINE)) and not line.endswith(b"\n"):
-                pass
-            yield None
-        else:
-            yield line
-    progress()
+def _split(file: _Readable, progress: Callable[[], object]) -> Iterator[Line]:
+    """Many lines at a time, which is far cheaper than one by one."""
+    half, too_long = b"", False  # of the line that goes on in the next block
+    while block := file.read1(_BLOCK):
+        first, *lines = block.split(b"\n")
+        if lines:
+            yield None if too_long or len(half) + len(first) >= LONGEST_LINE else half + first
+            yield from lines[:-1]
+            half, too_long = lines[-1], False
+        elif not too_long:
+            half += first
+            too_long = len(half) >= LONGEST_LINE
+            half = b"" if too_long else half
+        progress()
+    if half or too_long:
+        yield None if too_long else half
 
 
 def _checked(path: str, lines: Iterator[Line]) -> Iterator[Line]:

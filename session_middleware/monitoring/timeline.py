@@ -52,6 +52,11 @@ class Filter:
         """A session or a user is asked for."""
         return self.session is not None or self.user is not None
 
+    @property
+    def is_everything(self) -> bool:
+        """No event is left out."""
+        return not self.is_about_somebody and (self._since, self._until) == (float("-inf"), float("inf"))
+
     def wants(self, event: SessionEvent) -> bool:
         """Whether this event is one of them. Of a user's session all that follows is, its end too."""
         if not self._since <= event.timestamp < self._until:
