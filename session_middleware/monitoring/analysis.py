@@ -131,8 +131,6 @@ class Analysis:
 
     def gauges(self, now: float) -> dict[str, float | None]:
         """What alert rules and health checks look at; None: unknown."""
-        recent = self._rates.within(_RECENT, now)
-        suspicious, lost = recent["session_suspicious_activity"], recent[_LOST]
         return {
             **self._latest,
             "backend_down": self._down,
@@ -140,11 +138,14 @@ class Analysis:
             "stuck_sessions": self._latest.get("stuck_sessions"),
             "utilization": self._utilization(),
             "cleanup_age": None if self._cleaned is None else max(0.0, now - self._cleaned),
-            "error_rate": recent["errors"] * 60 / _RECENT,
-            "suspicious_rate": suspicious * 60 / _RECENT,
-            "lost_writes": lost * 60 / _RECENT,
+            "error_rate": self._recent_rate("errors", now),
+            "suspicious_rate": self._recent_rate("session_suspicious_activity", now),
+            "lost_writes": self._recent_rate(_LOST, now),
             "events_dropped": float(self.dropped),
         }
+
+    def _recent_rate(self, name: str, now: float) -> float:
+        return self._rates.number(name, _RECENT, now) * 60 / _RECENT
 
     def rates(self, now: float) -> dict[str, dict[str, float]]:
         """Events per minute by name, over the last minute, five minutes and hour."""

@@ -72,7 +72,6 @@ class KeyedCounts:
         self._counts.pop(key, None)
 
 
-_NONE: Final = Tally()
 _RATE_SLOT: Final = 10  # seconds
 _NAMES: Final = 128  # in one slot; apps may record events of names of their own
 _LONGEST: Final = 3600.0
@@ -102,10 +101,17 @@ class Rates:
 
     def within(self, span: float, now: float) -> Tally:
         """The number of events by name in the last *span* seconds (an hour at most)."""
-        newest = int(now // _RATE_SLOT)
-        oldest = newest - int(min(span, _LONGEST) / _RATE_SLOT)
         found = Tally()
-        for slot in range(oldest + 1, newest + 1):
-            for name, number in self._slots.get(slot, _NONE).items():
+        for counts in self._lately(span, now):
+            for name, number in counts.items():
                 found[name] += number
         return found
+
+    def number(self, name: str, span: float, now: float) -> int:
+        """The same of one name."""
+        return sum([counts[name] for counts in self._lately(span, now) if name in counts])
+
+    def _lately(self, span: float, now: float) -> list[Tally]:
+        newest = int(now // _RATE_SLOT)
+        oldest = newest - int(min(span, _LONGEST) / _RATE_SLOT)
+        return [self._slots[slot] for slot in range(oldest + 1, newest + 1) if slot in self._slots]
