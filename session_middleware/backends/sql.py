@@ -71,8 +71,10 @@ __all__ = [
     "moment",
     "record_of",
     "release_lease",
+    "remove",
     "renew_lease",
     "row_of",
+    "sessions_of",
 ]
 
 T = TypeVar("T")
@@ -201,20 +203,23 @@ COLUMNS: Final = (*_HEADER, "bucket", "data")
 """Those of the table but `n`."""
 
 # Only names of columns are put into these texts; values are always parameters.
-_SELECT = f"SELECT {','.join(_HEADER)},data FROM session"  # noqa: S608
 # Read in the same statement as the row, once per statement. The plus keeps the planner on the index at hand.
 _EPOCH = "(SELECT before FROM epoch WHERE n=1)"
 _LIVE = f"deadline>? AND +created_at>={_EPOCH}"
-# A row that is asked for by its id is looked up in the index, then read from the table, its id as well: so a
-# damaged index that leads to the row of another session is found out (`_own`). Without the second name SQLite
-# would take the id from the index. It costs no page more.
-_FOUND = "FROM session AS found CROSS JOIN session ON session.n=found.n"
+# A row is looked up in an index, then read from the table, what the index is made of as well: so a damaged
+# index that leads to the row of another session is found out (`_own`, `_led_right`). Without the second name
+# SQLite would take those columns from the index. It costs no page more.
+_JOINED = "CROSS JOIN session ON session.n=found.n"
+_FOUND = f"FROM session AS found {_JOINED}"
 _BY_ID = f"{_FOUND} WHERE found.id=?"
 _OF_ROW = ",".join(f"session.{name}" for name in _HEADER)
-_SELECT_ONE = f"SELECT {_OF_ROW},session.data,{_EPOCH} {_BY_ID}"
+_ROW_AND_VALUES = f"{_OF_ROW},session.data"
+_SELECT_ONE = f"SELECT {_ROW_AND_VALUES},{_EPOCH} {_BY_ID}"
 _LIVE_ROW = f"session.deadline>? AND session.created_at>={_EPOCH}"
+_OF_USER = f"{_FOUND} WHERE found.user_id=? AND {_LIVE_ROW}"
+_IS_OF_USER = "(session.user_id, session.created_at) IS (found.user_id, found.created_at)"
 _TO_CHANGE = f"session.bucket,session.n {_BY_ID} AND {_LIVE_ROW}"
-_SELECT_TO_CHANGE = f"SELECT {_OF_ROW},session.data,{_TO_CHANGE}"
+_SELECT_TO_CHANGE = f"SELECT {_ROW_AND_VALUES},{_TO_CHANGE}"
 _SELECT_HEADER_TO_CHANGE = f"SELECT {_OF_ROW},NULL,{_TO_CHANGE}"
 _INSERT = (
     f"INSERT INTO session({','.join(COLUMNS)}) VALUES({','.join('?' * len(COLUMNS))})"
@@ -375,8 +380,34 @@ def commit(execute: Execute, id: SessionId, delta: Delta, now: float) -> Committ
 def _own(row: Sequence[Any], id_: SessionId) -> Sequence[Any]:
     """The row, if it names this session. `BackendCorrupt` if it is another's."""
     if row[0] != id_:
-        raise BackendCorrupt("an index of the database is damaged: it led to the row of another session")
+        raise _misled()
     return row
+
+
+def _led_right(rows: list[Any]) -> list[Any]:
+    """The rows, each of which tells last whether it is the one that its index said. Else `BackendCorrupt`."""
+    if not all(row[-1] for row in rows):
+        raise _misled()
+    return rows
+
+
+def _misled() -> BackendCorrupt:
+    return BackendCorrupt(
+        "an index of the database is damaged: it led to the row of another session, or to none; stop the app "
+        "and run REINDEX on the file"
+    )
+
+
+def remove(execute: Execute, ids: Sequence[SessionId]) -> None:
+    """Remove the rows of these sessions, which were there just now. `BackendCorrupt` if others would go."""
+    for start in range(0, len(ids), _SQLITE_PARAMETERS):
+        some = ids[start : start + _SQLITE_PARAMETERS]
+        rows = execute(
+            f"DELETE FROM session WHERE id IN ({','.join('?' * len(some))}) RETURNING id",  # noqa: S608  (question marks)
+            some,
+        ).fetchall()
+        if {id_ for (id_,) in rows} != set(some):
+            raise _misled()
 
 
 def _update(execute: Execute, n: int, before: Record, after: Record) -> None:
@@ -483,7 +514,7 @@ def _removed(row: Sequence[Any], said: Epoch, now: float) -> tuple[Record, Ended
     )
     ended = ending_of(times, said, now)
     if ended is None:
-        raise RuntimeError("a live session was about to be removed")  # the transaction is rolled back
+        raise _misled()  # a live session was about to be removed: the transaction is rolled back
     return times, ended
 
 
@@ -522,8 +553,12 @@ def end_all_before(execute: Execute, t: float, now: float, reason: str, by: str 
 
 
 def _ending(execute: Execute, id_: SessionId) -> Ended | None:
-    rows = execute("SELECT reason, ended_at, ended_by FROM ending WHERE id=?", (id_,)).fetchall()
-    return Ended(*rows[0]) if rows else None
+    rows = execute(
+        "SELECT ending.id, ending.reason, ending.ended_at, ending.ended_by"
+        " FROM ending AS found CROSS JOIN ending ON ending.n=found.n WHERE found.id=?",
+        (id_,),
+    ).fetchall()
+    return Ended(*_own(rows[0], id_)[1:]) if rows else None
 
 
 def _note(execute: Execute, endings: Sequence[tuple[SessionId, Ended]], now: float) -> None:
@@ -550,9 +585,10 @@ def _trim(execute: Execute, now: float, most: int) -> None:
 def list_user(execute: Execute, user_id: str, now: float) -> list[Record]:
     """See `ByUser.list_user`. A row that cannot be read is left out here; `load` tells of it."""
     rows = execute(
-        f"{_SELECT} WHERE user_id=? AND {_LIVE} ORDER BY created_at DESC, id DESC", (user_id, now)
+        f"SELECT {_ROW_AND_VALUES},{_IS_OF_USER} {_OF_USER} ORDER BY found.created_at DESC, session.id DESC",
+        (user_id, now),
     ).fetchall()
-    return [record for row in rows if (record := _readable(row)) is not None]
+    return [record for row in _led_right(rows) if (record := _readable(row)) is not None]
 
 
 def _readable(row: Sequence[Any]) -> Record | None:
@@ -566,18 +602,22 @@ def delete_user(
     execute: Execute, user_id: str, now: float, reason: str, keep: Sequence[SessionId], by: str | None
 ) -> list[SessionId]:
     """See `ByUser.delete_user`. All of them at one moment."""
-    live = f"SELECT id FROM session WHERE user_id=? AND {_LIVE} ORDER BY created_at, id"  # noqa: S608  (names)
     kept = frozenset(keep)
-    ids = [id_ for (id_,) in execute(live, (user_id, now)).fetchall() if id_ not in kept]
-    for start in range(0, len(ids), _SQLITE_PARAMETERS):
-        some = ids[start : start + _SQLITE_PARAMETERS]
-        execute(
-            f"DELETE FROM session WHERE id IN ({','.join('?' * len(some))})",  # noqa: S608  (question marks)
-            some,
-        )
+    ids = [id_ for id_, _ in sessions_of(execute, user_id, now) if id_ not in kept]
+    remove(execute, ids)
     if ids:
         _note(execute, [(id_, Ended(reason, now, by)) for id_ in ids], now)
     return ids
+
+
+def sessions_of(execute: Execute, user_id: str, now: float) -> list[tuple[SessionId, float]]:
+    """The live sessions of this user and when each was created, the oldest first."""
+    rows = execute(
+        f"SELECT session.id, session.created_at, {_IS_OF_USER} {_OF_USER}"
+        " ORDER BY found.created_at, session.id",
+        (user_id, now),
+    ).fetchall()
+    return [(id_, created_at) for id_, created_at, _ in _led_right(rows)]
 
 
 def count(execute: Execute, now: float) -> int:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import Final
 
 from session_middleware.backends.base import EVICTED, EndedRecord
 from session_middleware.backends.capabilities import Admitted, Caps, Full
 from session_middleware.backends.sql import (
+    _FOUND,
     _LIVE,
     _SELECT_HEADER_TO_CHANGE,
-    _SQLITE_PARAMETERS,
     Execute,
     _ending,
+    _led_right,
     _note,
     _own,
     commit,
@@ -26,6 +27,8 @@ from session_middleware.backends.sql import (
     expire_rows,
     first_bucket,
     record_of,
+    remove,
+    sessions_of,
 )
 from session_middleware.record import (
     EXISTS,
@@ -43,14 +46,21 @@ from session_middleware.record import (
 
 __all__ = ["commit_within", "create_within", "shrink"]
 
-_PRIORITY: Final = "CASE WHEN json_valid(facts) THEN json_extract(facts,'$[4]') ELSE 0 END"
-_RANK: Final = f"({_PRIORITY}), (user_id IS NOT NULL), last_seen_at, id"
+
+def _priority_in(table: str) -> str:
+    return f"(CASE WHEN json_valid({table}facts) THEN json_extract({table}facts,'$[4]') ELSE 0 END)"
+
+
+def _rank_in(table: str) -> str:
+    return f"{_priority_in(table)}, ({table}user_id IS NOT NULL), {table}last_seen_at, {table}id"
+
+
 _NEEDED: Final = (
     "CREATE TABLE total(n INTEGER PRIMARY KEY CHECK(n=0), sessions INTEGER NOT NULL)",
     "INSERT INTO total SELECT 0, count(*) FROM session",
     "CREATE TRIGGER session_more AFTER INSERT ON session BEGIN UPDATE total SET sessions=sessions+1; END",
     "CREATE TRIGGER session_less AFTER DELETE ON session BEGIN UPDATE total SET sessions=sessions-1; END",
-    f"CREATE INDEX session_rank ON session({_RANK})",
+    f"CREATE INDEX session_rank ON session({_rank_in('')})",
 )
 _HIGHEST: Final = 2**63 - 1
 _AT_ONCE: Final = 64  # expired rows that one call removes at most
@@ -133,12 +143,9 @@ def _too_many_of(
     """The oldest sessions of the user that must go for one more."""
     if user is None or caps.per_user is None:
         return []
-    rows = execute(
-        f"SELECT id, created_at FROM session WHERE user_id=? AND {_LIVE} AND id<>? ORDER BY created_at, id",  # noqa: S608  (names)
-        (user, now, own),
-    ).fetchall()
-    most = max(0, len(rows) + 1 - caps.per_user)
-    return [EndedRecord(id_, user, EVICTED, created_at) for id_, created_at in rows[:most]]
+    others = [known for known in sessions_of(execute, user, now) if known[0] != own]
+    most = max(0, len(others) + 1 - caps.per_user)
+    return [EndedRecord(id_, user, EVICTED, created_at) for id_, created_at in others[:most]]
 
 
 def _beyond(execute: Execute, most: int, now: float, limit: int) -> list[EndedRecord]:
@@ -172,17 +179,18 @@ def _lowest(execute: Execute, number: int, priority: int, spared: Collection[str
     if number <= 0:
         return []
     rows = execute(
-        f"SELECT id, user_id, created_at FROM session WHERE ({_PRIORITY})<=? ORDER BY {_RANK} LIMIT ?",  # noqa: S608  (ours)
+        f"SELECT session.id, session.user_id, session.created_at, session.id=found.id {_FOUND}"
+        f" WHERE {_priority_in('found.')}<=? ORDER BY {_rank_in('found.')} LIMIT ?",
         (priority, number + len(spared)),
     ).fetchall()
-    chosen = [EndedRecord(id_, user, EVICTED, at) for id_, user, at in rows if id_ not in spared]
+    chosen = [
+        EndedRecord(id_, user, EVICTED, at) for id_, user, at, _ in _led_right(rows) if id_ not in spared
+    ]
     return chosen[:number]
 
 
 def _evict(execute: Execute, records: Sequence[EndedRecord], now: float) -> None:
-    ids: list[Any] = [record.id for record in records]
-    for start in range(0, len(ids), _SQLITE_PARAMETERS):
-        some = ids[start : start + _SQLITE_PARAMETERS]
-        execute(f"DELETE FROM session WHERE id IN ({','.join('?' * len(some))})", some)  # noqa: S608  (question marks)
+    ids = [record.id for record in records]
+    remove(execute, ids)
     if ids:
         _note(execute, [(id_, Ended(EVICTED, now)) for id_ in ids], now)

@@ -8,12 +8,22 @@ from typing import Any
 import msgspec
 
 from session_middleware.backends.capabilities import Salvaged
-from session_middleware.backends.sql import _EPOCH, COLUMNS, HEADER_TYPES, Execute, facts_of, row_of
+from session_middleware.backends.sql import (
+    _BY_ID,
+    _EPOCH,
+    COLUMNS,
+    HEADER_TYPES,
+    Execute,
+    _own,
+    facts_of,
+    row_of,
+)
 from session_middleware.record import Record, SessionId
 
 __all__ = ["mend", "salvage"]
 
-_SELECT = f"SELECT {','.join(COLUMNS)} FROM session WHERE id=? AND created_at>={_EPOCH}"  # noqa: S608  (names of columns)
+_OF_ROW = ",".join(f"session.{name}" for name in COLUMNS)
+_SELECT = f"SELECT {_OF_ROW} {_BY_ID} AND session.created_at>={_EPOCH}"
 _UPDATE = (
     f"UPDATE session SET {','.join(f'{name}=?' for name in COLUMNS)}"  # noqa: S608  (the same)
     f" WHERE {' AND '.join(f'{name} IS ?' for name in COLUMNS)}"
@@ -25,7 +35,7 @@ def salvage(execute: Execute, id: SessionId, now: float) -> Salvaged | None:  # 
     rows = execute(_SELECT, (id,)).fetchall()
     if not rows:
         return None
-    stored = dict(zip(COLUMNS, rows[0], strict=True))
+    stored = dict(zip(COLUMNS, _own(rows[0], id), strict=True))
     fields = {name: stored[name] for name, kind in HEADER_TYPES.items() if _is(stored[name], kind)}
     if fields.get("deadline", now + 1) <= now:
         return None

@@ -15,17 +15,18 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from session_middleware.backends.base import EndedRecord
 from session_middleware.backends.capabilities import Page, Position
 from session_middleware.backends.sql import (
-    _EPOCH,
     _FOUND,
     _HEADER,
+    _JOINED,
     _LIVE_ROW,
-    _OF_ROW,
-    _SELECT,
+    _ROW_AND_VALUES,
     _SQLITE_PARAMETERS,
     Execute,
+    _led_right,
     _note,
     _readable,
     moment,
+    remove,
 )
 from session_middleware.record import Ended, SessionId
 from session_middleware.where import Where
@@ -36,17 +37,24 @@ _SEEN_AT_ONCE = 1000  # rows of one window
 _TOP: Final = Position(math.inf, SessionId(""))
 _BOTTOM: Final = Position(-math.inf, SessionId(""))
 _ID_AT, _CREATED_AT, _USER_AT = (_HEADER.index(name) for name in ("id", "created_at", "user_id"))
-_NEWEST_FIRST = "ORDER BY created_at DESC, id DESC"
+_BETWEEN = "(found.created_at, found.id)<(?,?) AND (found.created_at, found.id)>=(?,?)"
+_NEWEST_FIRST = "ORDER BY found.created_at DESC, found.id DESC"
 
 _Terms: TypeAlias = tuple[str, tuple[Any, ...]]
 
 
 class _Walk(NamedTuple):
-    """Along which index, and the condition that keeps to it."""
+    """Along which index, what it is made of, and the condition that keeps to it."""
 
     along: str
+    columns: tuple[str, ...]
     base: str
     parameters: tuple[Any, ...] = ()
+
+    @property
+    def leads_right(self) -> str:
+        """Whether a row says of itself what the index says of it."""
+        return " AND ".join(f"session.{name}=found.{name}" for name in self.columns)
 
 
 def find(execute: Execute, where: Where, now: float, limit: int, after: Position | None) -> Page:
@@ -59,7 +67,7 @@ def find(execute: Execute, where: Where, now: float, limit: int, after: Position
     bottom = _BOTTOM if where.created_after is None else Position(where.created_after, SessionId(""))
     walk = _walk_of(where)
     end = _end_of_window(execute, walk, top, bottom)
-    rows = _rows_between(execute, walk, top, end or bottom, _also(where, now), limit)
+    rows = _led_right(_rows_between(execute, walk, top, end or bottom, _also(where, now), limit))
     more = _position_of(rows[-1]) if len(rows) == limit else end
     return _page(rows, where, more)
 
@@ -72,17 +80,17 @@ def _page(rows: Sequence[Sequence[Any]], where: Where, more: Position | None) ->
 
 def _walk_of(where: Where) -> _Walk:
     if where.user_id is not None:
-        return _Walk("session_user", "user_id=? AND", (where.user_id,))
+        return _Walk("session_user", ("user_id", "created_at"), "found.user_id=? AND", (where.user_id,))
     if where.status is not None:
-        return _Walk("session_status", "status=? AND", (where.status,))
-    return _Walk("session_created", "")
+        return _Walk("session_status", ("status", "created_at"), "found.status=? AND", (where.status,))
+    return _Walk("session_created", ("created_at", "id"), "")
 
 
 def _end_of_window(execute: Execute, walk: _Walk, top: Position, bottom: Position) -> Position | None:
     """The last place of this window, or None where it reaches to the bottom."""
     rows = execute(
-        f"SELECT created_at, id FROM session INDEXED BY {walk.along} WHERE {walk.base}"  # noqa: S608  (ours)
-        f" (created_at, id)<(?,?) AND (created_at, id)>=(?,?) {_NEWEST_FIRST} LIMIT 1 OFFSET ?",
+        f"SELECT created_at, id FROM session AS found INDEXED BY {walk.along} WHERE {walk.base}"  # noqa: S608  (ours)
+        f" {_BETWEEN} {_NEWEST_FIRST} LIMIT 1 OFFSET ?",
         (*walk.parameters, *top, *bottom, _SEEN_AT_ONCE - 1),
     ).fetchall()
     return Position(*rows[0]) if rows else None
@@ -93,24 +101,22 @@ def _rows_between(
 ) -> list[Sequence[Any]]:
     terms, parameters = also
     return execute(
-        f"{_SELECT} INDEXED BY {walk.along} WHERE {walk.base}"
-        f" (created_at, id)<(?,?) AND (created_at, id)>=(?,?) AND {terms} {_NEWEST_FIRST} LIMIT ?",
+        f"SELECT {_ROW_AND_VALUES},{walk.leads_right} FROM session AS found INDEXED BY {walk.along} {_JOINED}"  # noqa: S608  (ours)
+        f" WHERE {walk.base} {_BETWEEN} AND {terms} {_NEWEST_FIRST} LIMIT ?",
         (*walk.parameters, *top, *end, *parameters, limit),
     ).fetchall()
 
 
 def _also(where: Where, now: float) -> _Terms:
-    """What else the columns tell, so that fewer rows have to be decoded."""
+    """What else the columns tell, so that fewer rows have to be decoded. The walk keeps to the user."""
     wanted = [
-        ("deadline>?", now),
-        ("user_id=?", where.user_id),
-        ("status=?", where.status),
-        ("last_seen_at<?", where.seen_before),
-        ("last_seen_at>=?", where.seen_after),
+        (_LIVE_ROW, now),
+        ("session.status=?", None if where.user_id is None else where.status),
+        ("session.last_seen_at<?", where.seen_before),
+        ("session.last_seen_at>=?", where.seen_after),
     ]
     asked = [(term, value) for term, value in wanted if value is not None]
-    terms = [f"+created_at>={_EPOCH}", *(term for term, _ in asked)]
-    return " AND ".join(terms), tuple(value for _, value in asked)
+    return " AND ".join(term for term, _ in asked), tuple(value for _, value in asked)
 
 
 def _position_of(row: Sequence[Any]) -> Position:
@@ -136,13 +142,13 @@ def _find_ids(execute: Execute, where: Where, now: float, limit: int, top: Posit
 
 
 def _live(execute: Execute, ids: Sequence[SessionId], now: float) -> list[Sequence[Any]]:
-    """Their rows. One that names another session is left out; `load` tells of it."""
+    """Their rows."""
     rows = execute(
-        f"SELECT {_OF_ROW},session.data {_FOUND} WHERE found.id IN ({_marks(ids)}) AND {_LIVE_ROW}",
+        f"SELECT {_ROW_AND_VALUES},session.id=found.id {_FOUND}"
+        f" WHERE found.id IN ({_marks(ids)}) AND {_LIVE_ROW}",
         (*ids, now),
     ).fetchall()
-    asked = frozenset(ids)
-    return [row for row in rows if row[_ID_AT] in asked]
+    return _led_right(rows)
 
 
 def _marks(values: Sequence[object]) -> str:
@@ -158,8 +164,7 @@ def end_found(
         some = ids[start : start + _SQLITE_PARAMETERS - 1]
         rows = _live(execute, some, now)
         ended += [_ended_row(row, reason, now) for row in rows if where.is_empty or _matches(row, where)]
-    for one in ended:
-        execute("DELETE FROM session WHERE id=?", (one.id,))
+    remove(execute, [one.id for one in ended])
     if ended:
         _note(execute, [(one.id, Ended(reason, now, by)) for one in ended], now)
     return ended

@@ -98,10 +98,12 @@ def test_whoever_asks_by_an_id_is_never_given_another_session(scene: Scene) -> N
         lambda: scene.manager.blocking.get_session(ada),
         lambda: scene.manager.blocking.update_session(ada, {"n": 5}),
         lambda: scene.manager.blocking.delete_session(ada),
+        lambda: scene.manager.blocking.get_sessions(ids=[ada]),
+        lambda: scene.manager.blocking.end_sessions(ids=[ada], dry_run=False),
+        lambda: scene.manager.blocking.recover_session(ada),
     ):
         with pytest.raises(BackendCorrupt, match="another session"):
             operation()
-    assert scene.manager.blocking.get_sessions(ids=[ada]) == []
     with closing(sqlite3.connect(scene.file)) as database:
         assert database.execute("SELECT count(*) FROM session NOT INDEXED").fetchone() == (4,)
 
