@@ -107,14 +107,7 @@ def _place(node: ast.AST, around: Place, step: Step) -> Place:
         starts = min([node.lineno, *(each.lineno for each in node.decorator_list)])
     elif isinstance(node, ast.arguments):  # defaults are made where the function is
         starts = 0
-    is_wording = around.is_wording or isinstance(node, ast.Raise) or _is_refusal(node)
-    return Place(node, (*around.path, step), function, starts, is_wording)
-
-
-def _is_refusal(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("_refusal")
-    )
+    return Place(node, (*around.path, step), function, starts)
 
 
 def _decides_nothing(node: ast.AST) -> bool:
