@@ -66,6 +66,13 @@ def test_flipped_bits_crash_nothing_and_show_nobody_elses_session() -> None:
     run("tests.disk.flips", "--seed", "2026", "--count", "3000")
 
 
+@pytest.mark.parametrize("how", [(), ("--control", "in-c")], ids=["product", "control"])
+def test_a_hostile_cookie_header_of_64_kb_takes_under_5_ms_and_grows_as_its_length(
+    how: tuple[str, ...],
+) -> None:
+    run("tests.security.parsing", "--count", "20", *how)
+
+
 def run(module: str, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
