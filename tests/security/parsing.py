@@ -28,6 +28,7 @@ from session_middleware.cookies import CookieCodec, CookieSettings
 KEY = "k7Zq0v-9sXw3bT1LmNp5RyUeHaGfDcJi2oV8"
 LENGTH = 64 * 1024  # bytes
 AT_MOST = 0.005  # seconds of CPU for that many
+NOTHING = AT_MOST / 100  # below that it is the caches and the clock that are measured
 GROWTH = 2.5  # at most, where the length doubles
 
 Parser: TypeAlias = Callable[[bytes], object]
@@ -173,7 +174,7 @@ def slowest(parsers: dict[str, Parser], shapes: Iterable[str], count: int) -> tu
             seconds(parser, header_of(shape, size), count) for size in (LENGTH // 2, LENGTH, 2 * LENGTH)
         )
         times[f"{name}, {shape}"] = whole
-        growth[f"{name}, {shape}"] = sqrt(double / max(half, 1e-5))  # what takes no time does not grow
+        growth[f"{name}, {shape}"] = sqrt(double / max(half, NOTHING))
     longest, steepest = max(times, key=times.__getitem__), max(growth, key=growth.__getitem__)
     return times[longest], growth[steepest], longest, steepest
 
