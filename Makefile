@@ -48,7 +48,7 @@ bench: $(VENV)/.dev
 	@$(PY) -m tests.benchmarks --asgi --flask --servers --scale
 
 # The property tests with far more examples and new ones each time, and the tests marked `campaign`.
-campaign: $(VENV)/.test browser tools
+campaign: $(VENV)/.campaign browser tools
 	@$(PY) -m pytest -m "hypothesis or campaign" --hypothesis-profile=campaign $(PYTEST_ARGS)
 
 format: $(VENV)/.test

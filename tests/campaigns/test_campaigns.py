@@ -1,8 +1,11 @@
 """The long searches, as `make campaign` runs them; their figures belong into docs/reliability.md."""
 
+import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -71,6 +74,15 @@ def test_a_hostile_cookie_header_of_64_kb_takes_under_5_ms_and_grows_as_its_leng
     how: tuple[str, ...],
 ) -> None:
     run("tests.security.parsing", "--count", "20", *how)
+
+
+@pytest.mark.parametrize("how", [(), *(("--control", each) for each in ("case", "last", "signer"))], ids=str)
+def test_a_fuzzer_finds_no_header_that_ours_reads_otherwise_than_the_written_rules(
+    how: tuple[str, ...], unavailable: Callable[[str], NoReturn]
+) -> None:
+    if importlib.util.find_spec("atheris") is None:
+        unavailable("no atheris: it is made for Linux on x86-64")
+    run("tests.campaigns.fuzzing", "--seed", "2026", "--count", "300000", *how)
 
 
 def run(module: str, *arguments: str) -> None:
