@@ -51,6 +51,7 @@ MODULES: Final = ("changes", "cookies", "opening", "plan", "policy")
 """What decides who is let in, what is saved, and how long it lives."""
 
 TESTS: Final = (
+    "tests/test_plan.py",
     "tests/test_cookies.py",
     "tests/test_policy.py",
     "tests/test_opening.py",
