@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -46,6 +47,8 @@ PACKAGE = "session_middleware"
 UNCHANGED = "unchanged"
 AT_LEAST = 0.9  # of the mutants are to be found out
 PATIENCE = 60  # seconds of CPU for the tests of one mutant
+BROKEN = 70  # how a process ends in which not a test, but this program failed
+ENDINGS = {0, 1, 2, 4, -signal.SIGXCPU, -signal.SIGALRM}  # passed; failed; not collected; over its time
 STANDSTILL = 900  # seconds of the clock, for those that wait for ever
 
 MODULES: Final = ("changes", "cookies", "opening", "plan", "policy")
@@ -69,7 +72,7 @@ TESTS: Final = (
 """The tests that are asked otherwise: fast ones that pin them all."""
 
 EQUIVALENT: Final[dict[str, str]] = {}
-"""Mutants that no test can notice, by name, and why."""
+"""Mutants that no test can notice, by how their names begin, and why."""
 
 
 # --- the mutants ---
@@ -205,6 +208,7 @@ class Campaign(Selection):
     def __init__(self, mutants: Sequence[Mutant], modules: Sequence[str], given: argparse.Namespace) -> None:
         self.mutants, self.modules, self.given = mutants, modules, given
         self.survivors: list[Mutant] = []
+        self.timed_out = 0
         self.failed = False
         self._running: dict[int, Mutant] = {}
         self._ran: dict[tuple[str, int], list[int]] = {}  # a line of a module: tests, the fastest first
@@ -269,29 +273,24 @@ class Campaign(Selection):
 
     def _fork(self, items: Sequence[pytest.Item], mutant: Mutant, number: int) -> int:
         child = os.fork()
-        if child:
-            return child
-        self._prepare(str(number), limited=True)
+        if not child:
+            try:
+                self._prepare(str(number), limited=True)
+                self._meet(items, mutant)
+            except BaseException:  # noqa: BLE001 -- this process is a copy: nothing of it may unwind further
+                sys.__stderr__.write(traceback.format_exc())
+            os._exit(BROKEN)
+        return child
+
+    def _meet(self, items: Sequence[pytest.Item], mutant: Mutant) -> None:
+        """End this process as the tests of this mutant do."""
         is_placed = place(mutant)
         for _ in self._run([items[test] for test in self._tests_of(mutant)] if is_placed else []):
             if self.failed:
                 os._exit(1)
         if not is_placed or self._early.intersection((mutant.module, line) for line in mutant.lines):
-            os.execv(sys.executable, self._afresh(mutant))  # noqa: S606 -- this very program
+            os.execv(sys.executable, afresh(mutant.module, mutant.name, self.given.tests))  # noqa: S606 -- ours
         os._exit(0)
-
-    def _afresh(self, mutant: Mutant) -> list[str]:
-        tests = ["--tests", *self.given.tests]
-        return [
-            sys.executable,
-            "-m",
-            __spec__.name,
-            "--modules",
-            mutant.module,
-            "--only",
-            mutant.name,
-            *tests,
-        ]
 
     def _tests_of(self, mutant: Mutant) -> list[int]:
         found: dict[int, None] = {}
@@ -304,21 +303,32 @@ class Campaign(Selection):
         folder = Path(self._scratch.name) / name
         folder.mkdir()
         os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder)
+        sys.__stderr__ = os.fdopen(os.dup(2), "w", buffering=1)  # type: ignore[misc]  # for us alone
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         if limited:
-            resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE, PATIENCE))
+            resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE, PATIENCE + 5))
             signal.alarm(STANDSTILL)
 
     def _reap(self) -> None:
         child, status = os.wait()
-        mutant = self._running.pop(child)
-        if status == 0:
+        mutant, ended = self._running.pop(child), os.waitstatus_to_exitcode(status)
+        if ended not in ENDINGS:
+            raise RuntimeError(f"{mutant.name}: the harness itself failed (status {ended})")
+        self.timed_out += ended < 0
+        if ended == 0:
             self.survivors.append(mutant)
-            if mutant.name not in EQUIVALENT:
-                sys.__stdout__.write(f"{mutant.lines.start}: {mutant.name}\n")
-                sys.__stdout__.flush()
+            self._tell(mutant)
+
+    def _tell(self, mutant: Mutant) -> None:
+        if not is_equivalent(mutant):
+            sys.__stdout__.write(f"{mutant.lines.start}: {mutant.name}\n")
+            sys.__stdout__.flush()
+
+
+def is_equivalent(mutant: Mutant) -> bool:
+    return any(mutant.name.startswith(name) for name in EQUIVALENT)
 
 
 def options(tests: Sequence[str]) -> list[str]:
@@ -369,12 +379,12 @@ def hunt(mutants: Sequence[Mutant], given: argparse.Namespace) -> int:
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return int(status)
     survived = len(campaign.survivors)
-    equivalent = sum(mutant.name in EQUIVALENT for mutant in campaign.survivors)
+    equivalent = sum(map(is_equivalent, campaign.survivors))
     noticed = 1 - survived / len(mutants)
     sys.stdout.write(
         f"{', '.join(given.modules)}: {len(mutants)} mutants, {len(mutants) - survived} noticed "
-        f"({noticed:.1%}), {equivalent} of the other {survived} are equivalent, "
-        f"{time.perf_counter() - began:.0f} s\n"
+        f"({noticed:.1%}; {campaign.timed_out} of them by time), {equivalent} of the other "
+        f"{survived} are equivalent, {time.perf_counter() - began:.0f} s\n"
     )
     return int(noticed < AT_LEAST)
 
