@@ -105,6 +105,12 @@ def test_a_promise_opens_its_session_until_that_is_cycled(
     assert (type(opening).__name__, told) == (opens, suspicion)
 
 
+def test_what_a_promise_opened_is_told_from_what_a_cookie_opened() -> None:
+    record = replace(RECORD, generation=1_000_000, floors=(1_000_000,), accepted={})
+    opening, _ = open_promised((ID, SECRET, 1), record, NOW)
+    assert opening == Live(record, 1_000_000, promised=True, came_back=True)
+
+
 def test_a_promise_that_a_login_overtook_is_a_parallel_request() -> None:
     record = replace(RECORD, generation=1_980_000, floors=(1_970_000, 1_980_000), accepted={})
     assert open_promised((ID, SECRET, 1), record, NOW) == (Overtaken(record), None)

@@ -37,6 +37,8 @@ def sent_by_chance(random: Random) -> bytes:
 
 @given(HEADERS)
 @example(bytes([NAMED, 0, NAMED, 1, NAMED, 5, NEXT_HEADER, NAMED, 3]))
+@example(bytes([NAMED, 0] * 16 + [NAMED, 3]))
+@example(bytes([NAMED, 0] * 15 + [NAMED, 3, NAMED, 1]))
 @example(bytes([NAMED, 0, CHANGE, 0, ord("A"), NAMED, 0, DROP, 0]))
 def test_ours_and_the_written_rules_read_the_same(data: bytes) -> None:
     for name in ("session", "__Host-session"):
