@@ -85,6 +85,10 @@ def test_a_fuzzer_finds_no_header_that_ours_reads_otherwise_than_the_written_rul
     run("tests.campaigns.fuzzing", "--seed", "2026", "--count", "300000", *how)
 
 
+def test_nine_of_ten_changes_of_what_decides_are_noticed_by_the_tests() -> None:
+    run("tests.campaigns.mutation", "--seed", "2026", "--count", "200")
+
+
 def run(module: str, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
