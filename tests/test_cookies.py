@@ -301,7 +301,8 @@ def test_what_is_no_key_is_refused(key: object, words: list[str]) -> None:
     for argument, arguments in {"secret_key": (key,), "fallback_keys": (KEY, key)}.items():
         with pytest.raises(ConfigurationError) as caught:
             codec(*arguments)
-        assert all(word in str(caught.value) for word in [argument, *words])
+        assert str(caught.value).startswith(f"{argument}: ")
+        assert all(word in str(caught.value) for word in words)
 
 
 @pytest.mark.parametrize("fallback", [OLD_KEY, OLD_KEY.encode(), Secret(OLD_KEY), None, {OLD_KEY: 1}])
@@ -525,6 +526,36 @@ def plain_parser(name: bytes, header: bytes) -> list[bytes]:
     return found
 
 
+@pytest.mark.parametrize(("header", "values"), [
+    (b"session=x", [b"x"]), (b"session= \tx \t", [b"x"]), (b"a=1; session= x", [b"x"]),
+    (b"session=XxX", [b"XxX"]), (b" \tsession=x", [b"x"]), (b"session= x ;session=\ty", [b"x", b"y"]),
+    (b"session =x", []), (b"session=a=b", [b"a=b"]), (b"session=", [b""]), (b"a=session=x", []),
+])  # fmt: skip
+def test_space_and_tab_are_stripped_around_a_value_and_before_the_name(
+    header: bytes, values: list[bytes]
+) -> None:
+    assert plain_parser(b"session", header) == values
+    assert list(cookies._values_after(b"session=", header)) == values
+
+
+def test_only_the_cookie_header_is_read() -> None:
+    ours, value = codec(), codec().sign(credential()).encode()
+    others = [
+        (name, b"session=" + value) for name in (b"x-cookie", b"set-cookie", b"cookie2", b"Cookie", b"")
+    ]
+    assert ours.read(others) == NOTHING
+    assert cookies.values_named("session", others) == []
+    assert ours.read([*others, (b"cookie", b"session=" + value)]).credentials == (credential(),)
+
+
+def test_values_of_any_name_are_found_as_they_were_sent() -> None:
+    headers = cookie_headers(b"other=1; session= a ", b"session=b;sess=2;session=\xff")
+    assert cookies.values_named("session", headers) == [b"a", b"b", b"\xff"]
+    assert (
+        cookies.values_named("s\xe9", cookie_headers(b"s\xe9=1; s=2")) == []
+    )  # no cookie can have that name
+
+
 PIECES = [b"session", b"=", b";", b"; ", b" ", b"\t", b"x", b"sess", b"\xa0"]
 
 
@@ -538,7 +569,8 @@ def test_the_parser_finds_what_the_plain_rule_finds(pieces: list[bytes]) -> None
     (b"session=x; path=/", True), (b"session=", True), (b" session =x", True), (b"session=null;", True),
     (b"session", False), (b"session; a=b", False), (b"Session=x", False), (b"sessions=x", False),
     (b"xsession=x", False), (b"a=session=x", False), (b"=session", False), (b"", False),
-    (b"\xa0session=x", False),
+    (b"\xa0session=x", False), (b"session=a=b; path=/", True), (b"Xsession=x", False),
+    (b"\tsession\t=", True),
 ])  # fmt: skip
 def test_a_set_cookie_header_of_our_name_is_recognised(set_cookie: bytes, ours: bool) -> None:
     assert codec().names_our_cookie(set_cookie) is ours
@@ -692,6 +724,11 @@ def test_an_illegal_setting_is_refused_with_its_remedy(settings: dict[str, Any],
 
 
 # --- Secrecy ---
+
+
+def test_a_credential_is_shown_without_its_secret() -> None:
+    shown = f"Credential(id='{token(1)}', secret=<hidden>, generation=7)"
+    assert (repr(credential(1, 7)), str(credential(1, 7))) == (shown, shown)
 
 
 def test_no_repr_shows_a_secret_or_a_key() -> None:
