@@ -723,6 +723,12 @@ def test_an_illegal_setting_is_refused_with_its_remedy(settings: dict[str, Any],
     assert message.isprintable()
 
 
+def test_a_refusal_says_which_argument_what_is_wrong_and_what_to_do() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        CookieSettings(https_only="yes")  # type: ignore[arg-type]
+    assert str(caught.value) == "https_only: 'yes' is not known; use True, False or None."
+
+
 # --- Secrecy ---
 
 

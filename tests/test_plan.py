@@ -314,6 +314,10 @@ def test_the_first_write_leaves_other_sessions_alone_unless_it_signs_in_or_comes
     assert commit(opened(Fresh(), over, **beside)).also_end == (OTHER, ELSE.id)
 
 
+def test_a_look_while_cookies_conflict_ends_nothing() -> None:
+    assert commit(opened(Fresh(), lambda session: session.renew(), others=(RECORD, BESIDE))) is NOTHING
+
+
 def test_a_new_record_says_what_was_asked_for_and_begins_now() -> None:
     plan = commit(opened(Fresh(), assign(a=1)))
     assert isinstance(plan, Create)

@@ -9,7 +9,8 @@ fails. They are collected once; a fork per mutant changes the code of one functi
 imported, and runs them. What runs while modules are imported or tests collected is changed in a fresh
 process, before the import. A mutant that runs out of time is noticed.
 
-`EQUIVALENT` names the mutants that no test can notice, with the reason. They count as survivors.
+`tests.campaigns.equivalent` names the mutants that no test can notice, with the reason. They count as
+survivors, but are not shown.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ from typing import Any, Final
 
 import pytest
 
+from tests.campaigns.equivalent import is_equivalent, stale
 from tests.campaigns.mutants import Mutant, mutants_of
 
-__all__ = ["EQUIVALENT", "MODULES", "Campaign", "main"]
+__all__ = ["MODULES", "Campaign", "main"]
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "session_middleware"
@@ -70,10 +72,6 @@ TESTS: Final = (
     "tests/life",
 )
 """The tests that are asked otherwise: fast ones that pin them all."""
-
-EQUIVALENT: Final[dict[str, str]] = {}
-"""Mutants that no test can notice, by how their names begin, and why."""
-
 
 # --- the mutants ---
 
@@ -322,13 +320,9 @@ class Campaign(Selection):
             self._tell(mutant)
 
     def _tell(self, mutant: Mutant) -> None:
-        if not is_equivalent(mutant):
+        if not is_equivalent(mutant.name):
             sys.__stdout__.write(f"{mutant.lines.start}: {mutant.name}\n")
             sys.__stdout__.flush()
-
-
-def is_equivalent(mutant: Mutant) -> bool:
-    return any(mutant.name.startswith(name) for name in EQUIVALENT)
 
 
 def options(tests: Sequence[str]) -> list[str]:
@@ -363,6 +357,8 @@ def main() -> int:
         return run_afresh(given.modules[0], found, given.tests or PINNED_BY[given.modules[0]])
     if given.count is not None:
         mutants = Random(given.seed).sample(mutants, given.count)
+    elif outdated := stale(mutant.name for mutant in all_mutants(MODULES)):
+        sys.stdout.write("equivalent, but there is no such mutant: " + "\n".join(outdated) + "\n")
     return hunt(mutants, given)
 
 
@@ -379,7 +375,7 @@ def hunt(mutants: Sequence[Mutant], given: argparse.Namespace) -> int:
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return int(status)
     survived = len(campaign.survivors)
-    equivalent = sum(map(is_equivalent, campaign.survivors))
+    equivalent = sum(is_equivalent(mutant.name) for mutant in campaign.survivors)
     noticed = 1 - survived / len(mutants)
     sys.stdout.write(
         f"{', '.join(given.modules)}: {len(mutants)} mutants, {len(mutants) - survived} noticed "
