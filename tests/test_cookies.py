@@ -723,10 +723,19 @@ def test_an_illegal_setting_is_refused_with_its_remedy(settings: dict[str, Any],
     assert message.isprintable()
 
 
-def test_a_refusal_says_which_argument_what_is_wrong_and_what_to_do() -> None:
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"https_only": "yes"}, "https_only: 'yes' is not known; use True, False or None."),
+    ({"same_site": None}, "same_site: None is not known; use 'lax', 'strict' or 'none'."),
+    ({"same_site": "LAX"}, "same_site: 'LAX' is not known; write 'lax'."),
+    ({"partitioned": True}, ("partitioned: browsers refuse Partitioned without Secure; "
+     "set https_only=True (None would leave Secure out on plain http).")),
+])  # fmt: skip
+def test_a_refusal_says_which_argument_what_is_wrong_and_what_to_do(
+    settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        CookieSettings(https_only="yes")  # type: ignore[arg-type]
-    assert str(caught.value) == "https_only: 'yes' is not known; use True, False or None."
+        CookieSettings(**settings)
+    assert str(caught.value) == message
 
 
 # --- Secrecy ---

@@ -14,12 +14,21 @@ __all__ = ["EQUIVALENT", "is_equivalent", "stale"]
 EQUIVALENT: Final[dict[str, tuple[str, ...]]] = {
     "a short cut: the long way round comes to the same": (
         "changes.changes_of: not session.modified and shown == loaded.packed -> False",
-        "changes._check_size: len(session) <= policy.max_keys and at_most *",
+        (
+            "changes._check_size: len(session) <= policy.max_keys and at_most + 20 * len(session)"
+            " <= policy.max_bytes -> False"
+        ),
         "changes._check_size: len(session) <= policy.max_keys -> len(session) < policy.max_keys",
-        "changes._check_size: at_most + 20 * len(session) <= policy.max_bytes -> at_most *",
+        (
+            "changes._check_size: at_most + 20 * len(session) <= policy.max_bytes -> at_most + 20 * len(session)"
+            " < policy.max_bytes"
+        ),
         "changes._check_size: 20 -> 21",
         "changes.login_of: not changes.keys().intersection(life.policy.user_keys) -> False",
-        "changes.login_of: changes.keys().intersection(life.policy.user_keys) -> changes.keys().union*",
+        (
+            "changes.login_of: changes.keys().intersection(life.policy.user_keys) -> changes.keys()"
+            ".union(life.policy.user_keys)"
+        ),
         "cookies.CookieCodec.verify: (known := self._known.get(value)) -> False",
         "cookies.CookieCodec.read: values -> True",
         "cookies.CookieCodec.read_text: values -> True",
@@ -32,8 +41,14 @@ EQUIVALENT: Final[dict[str, tuple[str, ...]]] = {
         "cookies._values_after: 2 -> 3",
         "cookies._values_after: b'; ' -> b'XX; XX'",
         "cookies._newest_per_id: len(credentials) < 2 -> False",
-        "plan.is_settled: not is_fresh and _renewal(life, record, None, now) is not None -> _renewal*",
-        "plan._delta_of: bool(record.accepted) and any(*",
+        (
+            "plan.is_settled: not is_fresh and _renewal(life, record, None, now) is not None -> _renewal(life,"
+            " record, None, now) is not None"
+        ),
+        (
+            "plan._delta_of: bool(record.accepted) and any((g < opening.admitted and grac ..."
+            " record.accepted.items())) -> any(*"
+        ),
         "plan._metadata_of: wanted is present or wanted == present -> wanted == present",
         "plan.checked_metadata: not metadata -> False",
         "plan._others: others -> True",
@@ -41,6 +56,7 @@ EQUIVALENT: Final[dict[str, tuple[str, ...]]] = {
     "a lower bound that only spares the regular expression what is too short for it": (
         "cookies.<module>: 22 + 1*",
     ),
+    "what is no text is none of the three either way": ("cookies._check_choices: '' -> 'XXXX'",),
     "a name with a semicolon in it is never ours": (
         "cookies.CookieCodec.names_our_cookie: b';' -> b'XX;XX'",
     ),
