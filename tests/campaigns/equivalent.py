@@ -20,8 +20,8 @@ EQUIVALENT: Final[dict[str, tuple[str, ...]]] = {
         ),
         "changes._check_size: len(session) <= policy.max_keys -> len(session) < policy.max_keys",
         (
-            "changes._check_size: at_most + 20 * len(session) <= policy.max_bytes -> at_most + 20 * len(session)"
-            " < policy.max_bytes"
+            "changes._check_size: at_most + 20 * len(session) <= policy.max_bytes -> at_most"
+            " + 20 * len(session) < policy.max_bytes"
         ),
         "changes._check_size: 20 -> 21",
         "changes.login_of: not changes.keys().intersection(life.policy.user_keys) -> False",
@@ -42,8 +42,8 @@ EQUIVALENT: Final[dict[str, tuple[str, ...]]] = {
         "cookies._values_after: b'; ' -> b'XX; XX'",
         "cookies._newest_per_id: len(credentials) < 2 -> False",
         (
-            "plan.is_settled: not is_fresh and _renewal(life, record, None, now) is not None -> _renewal(life,"
-            " record, None, now) is not None"
+            "plan.is_settled: not is_fresh and _renewal(life, record, None, now) is not None"
+            " -> _renewal(life, record, None, now) is not None"
         ),
         (
             "plan._delta_of: bool(record.accepted) and any((g < opening.admitted and grac ..."
