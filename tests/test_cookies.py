@@ -331,6 +331,27 @@ def test_a_weak_key_is_named_as_weak_but_not_shown(key: str | bytes, reason: str
     assert "fallback" in str(codec(KEY, key).weak_key)
 
 
+@pytest.mark.parametrize("key", [
+    "dev", "Development", "KEY", "test", "testing", "default", "none", "null", "mykey", "topsecret",
+    "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf", b'_5#y2L"F4Q8z\n\xec]/',
+    *(f"{word}-{KEY}" for word in (
+        "secret", "changeme", "change-me", "change_me", "change this", "example", "insecure", "password",
+        "Your-Key",
+    )),
+])  # fmt: skip
+def test_what_tutorials_and_templates_show_is_well_known(key: str | bytes) -> None:
+    assert codec(key).weak_key == "a well-known value that anybody can guess"
+
+
+@pytest.mark.parametrize(("key", "weakness"), [
+    (KEY[:32], None), (KEY[:31], "shorter than 32 bytes"), ("abcdefgh" * 4, None),
+    ("abcdefg" * 5, "made of fewer than 8 different bytes"), ("x-dev-" + KEY, None),
+])  # fmt: skip
+def test_a_key_is_weak_up_to_a_length_and_a_number_of_different_bytes(key: str, weakness: str | None) -> None:
+    assert codec(key).weak_key == weakness
+    assert codec(KEY, key).weak_key == (weakness and f"{weakness} (a fallback)")
+
+
 @pytest.mark.parametrize("key", [KEY, KEY[:32], bytes(range(32)), hashlib.sha256(b"x").hexdigest()])
 def test_a_good_key_is_not_called_weak(key: str | bytes) -> None:
     assert codec(key, OLD_KEY).weak_key is None
