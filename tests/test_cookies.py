@@ -312,6 +312,12 @@ def test_fallback_keys_that_are_no_list_are_refused(fallback: Any) -> None:
     assert OLD_KEY not in str(caught.value)
 
 
+@pytest.mark.parametrize("collection", [list, tuple, set, frozenset])
+def test_fallback_keys_come_in_any_collection(collection: Callable[[list[str]], Any]) -> None:
+    ours = CookieCodec(CookieSettings(), KEY, collection([OLD_KEY]))
+    assert ours.verify(codec(OLD_KEY).sign(credential()).encode()) == credential()
+
+
 def test_a_key_that_utf_8_cannot_encode_raises_no_error_that_would_show_it() -> None:
     ours = codec("\ud800" + KEY)
     assert ours.verify(ours.sign(credential()).encode()) == credential()
@@ -346,6 +352,7 @@ def test_what_tutorials_and_templates_show_is_well_known(key: str | bytes) -> No
 @pytest.mark.parametrize(("key", "weakness"), [
     (KEY[:32], None), (KEY[:31], "shorter than 32 bytes"), ("abcdefgh" * 4, None),
     ("abcdefg" * 5, "made of fewer than 8 different bytes"), ("x-dev-" + KEY, None),
+    ("X" * 40, "made of fewer than 8 different bytes"),
 ])  # fmt: skip
 def test_a_key_is_weak_up_to_a_length_and_a_number_of_different_bytes(key: str, weakness: str | None) -> None:
     assert codec(key).weak_key == weakness

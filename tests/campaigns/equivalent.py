@@ -57,6 +57,10 @@ EQUIVALENT: Final[dict[str, tuple[str, ...]]] = {
         "cookies.<module>: 22 + 1*",
     ),
     "what is no text is none of the three either way": ("cookies._check_choices: '' -> 'XXXX'",),
+    "nothing is left of the same keys, whichever end is stripped": (
+        "cookies._key_bytes: data.strip() -> data.rstrip()",
+        "cookies._key_bytes: data.strip(b'*') -> data.rstrip(b'*')",
+    ),
     "a name with a semicolon in it is never ours": (
         "cookies.CookieCodec.names_our_cookie: b';' -> b'XX;XX'",
     ),
