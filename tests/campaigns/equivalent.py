@@ -61,6 +61,7 @@ EQUIVALENT: Final[dict[str, tuple[str, ...]]] = {
         "cookies._key_bytes: data.strip() -> data.rstrip()",
         "cookies._key_bytes: data.strip(b'*') -> data.rstrip(b'*')",
     ),
+    "it holds a well-known word besides": ("cookies.<module>: 'topsecret' -> 'XXtopsecretXX'",),
     "a name with a semicolon in it is never ours": (
         "cookies.CookieCodec.names_our_cookie: b';' -> b'XX;XX'",
     ),
