@@ -195,6 +195,7 @@ def test_of_two_cycles_the_strictest_wins(own: float, due: float, grace: float) 
 def test_a_login_over_a_live_session_ends_those_beside_it() -> None:
     other_user = commit(opened(live(ANN), login("bob"), others=(BESIDE, ELSE)))
     assert (other_user.reason, other_user.old, other_user.also_end) == ("superseded", ID, (OTHER, ELSE.id))
+    assert other_user.needs_old_alive is False
     nobody_yet = commit(opened(live(), login("bob"), others=(BESIDE, ELSE)))
     assert (nobody_yet.user_id, nobody_yet.also_end) == ("bob", (OTHER, ELSE.id))
 
