@@ -12,7 +12,7 @@ TYPED := $(wildcard session_middleware examples tests/typing)
 APT_INSTALL = [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 
-.PHONY: test lint browser tools demo bench campaign format clean
+.PHONY: test lint browser tools demo bench campaign audit format clean
 
 # pytest comes last, so that the last line is its summary.
 test: lint browser tools
@@ -21,6 +21,7 @@ test: lint browser tools
 lint: $(VENV)/.test
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive session_middleware
 	@$(PY) -m mypy $(TYPED)
 
 # Debian's Chromium and its driver, for the tests that need a real browser. Where they cannot be had,
@@ -49,8 +50,14 @@ bench: $(VENV)/.dev tools
 	@$(PY) -m tests.benchmarks --asgi --flask --servers --scale --http --growth --startup --budget
 
 # The property tests with far more examples and new ones each time, and the tests marked `campaign`.
-campaign: $(VENV)/.test browser tools
+campaign: $(VENV)/.campaign browser tools
 	@$(PY) -m pytest -m "hypothesis or campaign" --hypothesis-profile=campaign $(PYTEST_ARGS)
+
+# Every package that is installed, against the advisories of the package index: strictly, so that where the index
+# has none to offer, this fails and does not pass for an audit.
+audit: lint $(VENV)/.audit
+	@$(PY) -m pip freeze --disable-pip-version-check --exclude-editable \
+	| $(VENV)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement /dev/stdin
 
 format: $(VENV)/.test
 	@$(VENV)/bin/ruff check --fix .

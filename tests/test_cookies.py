@@ -239,7 +239,7 @@ def test_a_promise_is_no_cookie_and_a_cookie_is_no_promise() -> None:
 
 def test_only_verified_cookies_are_remembered_and_never_more_than_the_bound() -> None:
     ours = codec()
-    for number in range(cookies._REMEMBERED_AT_MOST + 50):
+    for number in range(4096 + 50):
         assert ours.verify(ours.sign(credential(generation=number)).encode()) is not None
         ours.verify(codec(OLD_KEY).sign(credential()).encode()) if number < 50 else None
     assert len(ours._known) == 50
@@ -301,14 +301,21 @@ def test_what_is_no_key_is_refused(key: object, words: list[str]) -> None:
     for argument, arguments in {"secret_key": (key,), "fallback_keys": (KEY, key)}.items():
         with pytest.raises(ConfigurationError) as caught:
             codec(*arguments)
-        assert all(word in str(caught.value) for word in [argument, *words])
+        assert str(caught.value).startswith(f"{argument}: ")
+        assert all(word in str(caught.value) for word in words)
 
 
 @pytest.mark.parametrize("fallback", [OLD_KEY, OLD_KEY.encode(), Secret(OLD_KEY), None, {OLD_KEY: 1}])
 def test_fallback_keys_that_are_no_list_are_refused(fallback: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"fallback_keys: .*pass a list") as caught:
+    with pytest.raises(ConfigurationError, match=r"^fallback_keys: .*pass a list") as caught:
         CookieCodec(CookieSettings(), KEY, fallback)
     assert OLD_KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("collection", [list, tuple, set, frozenset])
+def test_fallback_keys_come_in_any_collection(collection: Callable[[list[str]], Any]) -> None:
+    ours = CookieCodec(CookieSettings(), KEY, collection([OLD_KEY]))
+    assert ours.verify(codec(OLD_KEY).sign(credential()).encode()) == credential()
 
 
 def test_a_key_that_utf_8_cannot_encode_raises_no_error_that_would_show_it() -> None:
@@ -328,6 +335,28 @@ def test_a_weak_key_is_named_as_weak_but_not_shown(key: str | bytes, reason: str
         assert reason in weak
         assert str(key) not in weak
     assert "fallback" in str(codec(KEY, key).weak_key)
+
+
+@pytest.mark.parametrize("key", [
+    "dev", "Development", "KEY", "test", "testing", "default", "none", "null", "mykey", "topsecret",
+    "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf", b'_5#y2L"F4Q8z\n\xec]/',
+    *(f"{word}-{KEY}" for word in (
+        "secret", "changeme", "change-me", "change_me", "change this", "example", "insecure", "password",
+        "Your-Key",
+    )),
+])  # fmt: skip
+def test_what_tutorials_and_templates_show_is_well_known(key: str | bytes) -> None:
+    assert codec(key).weak_key == "a well-known value that anybody can guess"
+
+
+@pytest.mark.parametrize(("key", "weakness"), [
+    (KEY[:32], None), (KEY[:31], "shorter than 32 bytes"), ("abcdefgh" * 4, None),
+    ("abcdefg" * 5, "made of fewer than 8 different bytes"), ("x-dev-" + KEY, None),
+    ("X" * 40, "made of fewer than 8 different bytes"),
+])  # fmt: skip
+def test_a_key_is_weak_up_to_a_length_and_a_number_of_different_bytes(key: str, weakness: str | None) -> None:
+    assert codec(key).weak_key == weakness
+    assert codec(KEY, key).weak_key == (weakness and f"{weakness} (a fallback)")
 
 
 @pytest.mark.parametrize("key", [KEY, KEY[:32], bytes(range(32)), hashlib.sha256(b"x").hexdigest()])
@@ -481,6 +510,7 @@ def test_more_cookies_than_are_looked_at_are_rejected_unverified() -> None:
     forged = [f"session={stranger.sign(credential(number))}" for number in range(600)]
     malformed = ["session=x"] * 100
     valid = f"session={ours.sign(credential())}"
+    assert cookies.LOOKED_AT_MOST == 16
     at_the_limit = [*malformed, *forged[: cookies.LOOKED_AT_MOST - 1], valid]
     assert ours.read(cookie_headers("; ".join(at_the_limit))).credentials == (credential(),)
     assert ours.verified == cookies.LOOKED_AT_MOST
@@ -524,6 +554,36 @@ def plain_parser(name: bytes, header: bytes) -> list[bytes]:
     return found
 
 
+@pytest.mark.parametrize(("header", "values"), [
+    (b"session=x", [b"x"]), (b"session= \tx \t", [b"x"]), (b"a=1; session= x", [b"x"]),
+    (b"session=XxX", [b"XxX"]), (b" \tsession=x", [b"x"]), (b"session= x ;session=\ty", [b"x", b"y"]),
+    (b"session =x", []), (b"session=a=b", [b"a=b"]), (b"session=", [b""]), (b"a=session=x", []),
+])  # fmt: skip
+def test_space_and_tab_are_stripped_around_a_value_and_before_the_name(
+    header: bytes, values: list[bytes]
+) -> None:
+    assert plain_parser(b"session", header) == values
+    assert list(cookies._values_after(b"session=", header)) == values
+
+
+def test_only_the_cookie_header_is_read() -> None:
+    ours, value = codec(), codec().sign(credential()).encode()
+    others = [
+        (name, b"session=" + value) for name in (b"x-cookie", b"set-cookie", b"cookie2", b"Cookie", b"")
+    ]
+    assert ours.read(others) == NOTHING
+    assert cookies.values_named("session", others) == []
+    assert ours.read([*others, (b"cookie", b"session=" + value)]).credentials == (credential(),)
+
+
+def test_values_of_any_name_are_found_as_they_were_sent() -> None:
+    headers = cookie_headers(b"other=1; session= a ", b"session=b;sess=2;session=\xff")
+    assert cookies.values_named("session", headers) == [b"a", b"b", b"\xff"]
+    assert (
+        cookies.values_named("s\xe9", cookie_headers(b"s\xe9=1; s=2")) == []
+    )  # no cookie can have that name
+
+
 PIECES = [b"session", b"=", b";", b"; ", b" ", b"\t", b"x", b"sess", b"\xa0"]
 
 
@@ -537,7 +597,8 @@ def test_the_parser_finds_what_the_plain_rule_finds(pieces: list[bytes]) -> None
     (b"session=x; path=/", True), (b"session=", True), (b" session =x", True), (b"session=null;", True),
     (b"session", False), (b"session; a=b", False), (b"Session=x", False), (b"sessions=x", False),
     (b"xsession=x", False), (b"a=session=x", False), (b"=session", False), (b"", False),
-    (b"\xa0session=x", False),
+    (b"\xa0session=x", False), (b"session=a=b; path=/", True), (b"Xsession=x", False),
+    (b"\tsession\t=", True),
 ])  # fmt: skip
 def test_a_set_cookie_header_of_our_name_is_recognised(set_cookie: bytes, ours: bool) -> None:
     assert codec().names_our_cookie(set_cookie) is ours
@@ -632,7 +693,8 @@ def test_the_settings_are_starlettes_in_name_order_and_default() -> None:
     {"session_cookie": "__Host-sid", "same_site": "none", "partitioned": True},
     {"session_cookie": "!#$%&'*+-.^_`|~09aZ"}, {"max_age": 0}, {"max_age": -1}, {"max_age": None},
     {"max_age": 400 * 86400}, {"domain": "127.0.0.1"}, {"domain": "localhost"}, {"path": "/%C3%A9"},
-    {"same_site": "none", "https_only": True},
+    {"same_site": "none", "https_only": True}, {"session_cookie": "a" * 3968}, {"path": "/" + "a" * 1023},
+    {"domain": "a" * 1024},
 ])  # fmt: skip
 def test_legal_settings_are_accepted(settings: dict[str, Any]) -> None:
     assert CookieSettings(**settings).session_cookie
@@ -647,7 +709,7 @@ ILLEGAL: list[tuple[dict[str, Any], list[str]]] = [
       for name in ("", "a b", "a=b", "a;b", "a,b", 'a"b', "a\r\nb", "é", "a/b", "a\n", "[a]", "a\x00")),
     ({"session_cookie": None}, ["session_cookie", "NoneType", "str"]),
     ({"session_cookie": b"session"}, ["session_cookie", "bytes", "str"]),
-    ({"session_cookie": "a" * 4000}, ["session_cookie", "4000", "at most"]),
+    ({"session_cookie": "a" * 3969}, ["session_cookie", "3969", "at most 3968"]),
     *(({"max_age": wrong}, ["max_age", type(wrong).__name__, "timedelta"])
       for wrong in (True, False, 3600.0, "3600", float("nan"), [1])),
     ({"max_age": timedelta(seconds=1.5)}, ["max_age", "whole number of seconds", "round"]),
@@ -684,12 +746,32 @@ def test_an_illegal_setting_is_refused_with_its_remedy(settings: dict[str, Any],
     with pytest.raises(ConfigurationError) as caught:
         CookieSettings(**settings)
     message = str(caught.value)
-    assert message.startswith(f"{words[0]}: ")
+    assert re.fullmatch(rf"{words[0]}: [^;].*; .*[^.]\.", message)
     assert all(word in message for word in words)
     assert message.isprintable()
 
 
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"https_only": "yes"}, "https_only: 'yes' is not known; use True, False or None."),
+    ({"same_site": None}, "same_site: None is not known; use 'lax', 'strict' or 'none'."),
+    ({"same_site": "LAX"}, "same_site: 'LAX' is not known; write 'lax'."),
+    ({"partitioned": True}, ("partitioned: browsers refuse Partitioned without Secure; "
+     "set https_only=True (None would leave Secure out on plain http).")),
+])  # fmt: skip
+def test_a_refusal_says_which_argument_what_is_wrong_and_what_to_do(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        CookieSettings(**settings)
+    assert str(caught.value) == message
+
+
 # --- Secrecy ---
+
+
+def test_a_credential_is_shown_without_its_secret() -> None:
+    shown = f"Credential(id='{token(1)}', secret=<hidden>, generation=7)"
+    assert (repr(credential(1, 7)), str(credential(1, 7))) == (shown, shown)
 
 
 def test_no_repr_shows_a_secret_or_a_key() -> None:

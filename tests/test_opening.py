@@ -46,6 +46,12 @@ def test_a_generation_opens(generation: int, opens: str, suspicion: str | None) 
     assert (type(opening).__name__, told) == (opens, suspicion)
 
 
+@pytest.mark.parametrize("generation", [1_990_000, 1_985_000, 1_987_000])
+def test_what_a_cookie_opened_tells_its_generation_and_that_it_came_back(generation: int) -> None:
+    opening, _ = open_with((ID, SECRET, generation), RECORD, NOW)
+    assert opening == Live(RECORD, generation, promised=False, came_back=True)
+
+
 def test_another_secret_opens_nothing() -> None:
     assert open_with((ID, "T" * 22, RECORD.generation), RECORD, NOW) == (Fresh(), "unknown_generation")
 
@@ -99,10 +105,23 @@ def test_a_promise_opens_its_session_until_that_is_cycled(
     assert (type(opening).__name__, told) == (opens, suspicion)
 
 
+def test_what_a_promise_opened_is_told_from_what_a_cookie_opened() -> None:
+    record = replace(RECORD, generation=1_000_000, floors=(1_000_000,), accepted={})
+    opening, _ = open_promised((ID, SECRET, 1), record, NOW)
+    assert opening == Live(record, 1_000_000, promised=True, came_back=True)
+
+
 def test_a_promise_that_a_login_overtook_is_a_parallel_request() -> None:
     record = replace(RECORD, generation=1_980_000, floors=(1_970_000, 1_980_000), accepted={})
     assert open_promised((ID, SECRET, 1), record, NOW) == (Overtaken(record), None)
     assert open_promised((ID, SECRET, 1), record, NOW + 10) == (Fresh(), "superseded_cookie")
+
+
+@pytest.mark.parametrize(("floors", "opens"), [(4, "Overtaken"), (5, "Fresh")])
+def test_a_promise_is_measured_by_the_creation_only_while_that_is_known(floors: int, opens: str) -> None:
+    kept = tuple(1_980_000 + number for number in range(floors))
+    record = replace(RECORD, generation=kept[-1], floors=kept, accepted={})
+    assert type(open_promised((ID, SECRET, 1), record, NOW)[0]).__name__ == opens
 
 
 def test_a_promise_of_what_was_ended_is_not_made_again() -> None:
@@ -140,6 +159,16 @@ TOLD, PROMISED, NOBODY = Fresh("revoked"), Fresh(promised=(SessionId("p"), "s", 
         ((OVER, TOLD, NOBODY), OVER, set(), False),
         ((TOLD, NOBODY), TOLD, set(), False),
         ((PROMISED, TOLD, NOBODY), PROMISED, set(), False),
+        ((TOLD, Fresh("deleted"), NOBODY), Fresh("deleted"), set(), False),
+        # what comes first in the alphabet is not what comes first
+        (
+            (Overtaken(record_of("z")), JustEnded(SessionId("a"), "logout")),
+            Overtaken(record_of("z")),
+            set(),
+            False,
+        ),
+        ((JustEnded(SessionId("z"), "logout"), PROMISED), JustEnded(SessionId("z"), "logout"), set(), False),
+        ((PROMISED, Fresh("a")), PROMISED, set(), False),
     ],
 )
 def test_several_cookies_in_any_order_open(

@@ -1,8 +1,11 @@
 """The long searches, as `make campaign` runs them; their figures belong into docs/reliability.md."""
 
+import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -64,6 +67,26 @@ def test_a_fault_at_every_call_that_touches_the_file_loses_nothing_acknowledged(
 
 def test_flipped_bits_crash_nothing_and_show_nobody_elses_session() -> None:
     run("tests.disk.flips", "--seed", "2026", "--count", "3000")
+
+
+@pytest.mark.parametrize("how", [(), ("--control", "in-c")], ids=["product", "control"])
+def test_a_hostile_cookie_header_of_64_kb_takes_under_5_ms_and_grows_as_its_length(
+    how: tuple[str, ...],
+) -> None:
+    run("tests.security.parsing", "--count", "20", *how)
+
+
+@pytest.mark.parametrize("how", [(), *(("--control", each) for each in ("case", "last", "signer"))], ids=str)
+def test_a_fuzzer_finds_no_header_that_ours_reads_otherwise_than_the_written_rules(
+    how: tuple[str, ...], unavailable: Callable[[str], NoReturn]
+) -> None:
+    if importlib.util.find_spec("atheris") is None:
+        unavailable("no atheris: it is made for Linux on x86-64")
+    run("tests.campaigns.fuzzing", "--seed", "2026", "--count", "300000", *how)
+
+
+def test_nine_of_ten_changes_of_what_decides_are_noticed_by_the_tests() -> None:
+    run("tests.campaigns.mutation", "--seed", "2026", "--count", "200")
 
 
 def run(module: str, *arguments: str) -> None:
