@@ -213,6 +213,8 @@ class Heartbeat:
 
     async def _round_and_again(self) -> None:
         loop = asyncio.get_running_loop()
+        if self._subscriptions:  # sockets are open; the loop in which the watch ran may be over
+            self._watch.start()
         try:
             await self._bounded_round()
         finally:

@@ -565,7 +565,8 @@ class SessionManager(Operations):
         caps = self._core.caps
         if caps is None or caps.total is None:
             return caps
-        return caps._replace(held=[held.session_id for held in self.activity if held.session_id is not None])
+        held = [request.session_id for request in self.activity]  # one that leaves now has none any more
+        return caps._replace(held=[id_ for id_ in held if id_ is not None])
 
     def _meet_stranger(self, generation: int, now: float) -> None:
         """A signed cookie that a memory backend does not know, yet made since this process began."""

@@ -9,10 +9,15 @@ from typing import Any, TypeVar
 
 import pytest
 
-from session_middleware import SessionManager, SessionMiddleware
+from session_middleware import Session, SessionManager, SessionMiddleware
+from session_middleware.activity import ActiveRequest
 from session_middleware.backends.base import Backend
 from session_middleware.blocking import run_blocking
+from session_middleware.operations import holding
+from session_middleware.record import SessionId, replace
+from session_middleware.session import Live
 from session_middleware.testing.clock import ManualClock
+from session_middleware.turns import Turns
 from tests.asgi.harness import KEY, Client, Message, Socket, chat, page, put
 
 T = TypeVar("T")
@@ -34,8 +39,6 @@ class Loop:
 
     def end(self) -> None:
         """Stop it, cancel what it still runs, close it: as `asyncio.run` does."""
-        if self.loop.is_closed():
-            return
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(PATIENCE)
         for task in asyncio.all_tasks(self.loop):
@@ -97,11 +100,11 @@ class Site:
         return [str(request.session_id) for request in self.manager.active_requests()]
 
     def close(self) -> None:
-        for loop in self.loops:
-            if not loop.loop.is_closed():
-                loop.run(self.manager.finisher.drain())
-        self.loops[0].run(self.manager.stop(timeout=0))
-        for loop in self.loops:
+        running = [loop for loop in self.loops if not loop.loop.is_closed()]
+        for loop in running:
+            loop.run(self.manager.finisher.drain())
+        running[0].run(self.manager.stop(timeout=0))
+        for loop in running:
             loop.end()
 
 
@@ -142,6 +145,59 @@ def test_a_round_of_one_loop_closes_a_socket_of_another_in_its_own(
     assert site.loops[socket_in].run(closing(sockets[socket_in])) == 1008
 
 
+def test_what_a_request_holds_is_renewed_although_the_loop_that_beat_first_is_over(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(idle_timeout=600)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def stay(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"].get("n")
+        begun.set()
+        await go_on.wait()
+        await page()(scope, receive, send)
+
+    async def begin() -> asyncio.Task[Any]:
+        request = asyncio.ensure_future(client.get())
+        await begun.wait()
+        return request
+
+    assert site.manager.heartbeat._timers.keys() >= {site.loops[0].loop}  # it served the first visitor
+    site.middleware.app, client = stay, site.clients[1]
+    request = site.loops[1].run(begin())
+    site.loops[0].end()
+    site.clock.advance(599)
+    assert site.loops[1].run(beat(site.manager, site.loops[1].loop)) == 1
+    site.clock.advance(599)
+    site.loops[1].loop.call_soon_threadsafe(go_on.set)
+    assert site.loops[1].run(asyncio.wait_for(request, PATIENCE)).status == 200
+    site.middleware.app = page(lambda session: 200 if "n" in session else 404)
+    assert site.loops[1].run(client.get()).status == 200
+
+
+async def beat(manager: SessionManager, loop: asyncio.AbstractEventLoop) -> int:
+    """How many sessions were renewed when the timer of this loop rang."""
+    renewed: list[object] = []
+    stop = manager.subscribe("session_renewed", renewed.append)
+    timer = manager.heartbeat._timers[loop]
+    assert timer is not None
+    timer.cancel()
+    manager.heartbeat._beat(loop)
+    while manager.heartbeat._timers[loop] is None:  # noqa: ASYNC110  (it tells no event)
+        await asyncio.sleep(0)
+    stop()
+    return len(renewed)
+
+
+@pytest.mark.parametrize("backend", ["postgres", "redis"], indirect=True)
+def test_a_round_watches_again_when_the_loop_that_watched_is_over(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    site.sockets()
+    site.loops[0].end()
+    site.loops[1].run(beat(site.manager, site.loops[1].loop))
+    assert site.manager.heartbeat._watch._loop is site.loops[1].loop
+
+
 def test_a_round_without_a_loop_closes_a_socket_in_its_own(make_site: Callable[..., Site]) -> None:
     """That of the thread which keeps house for a WSGI app beside this one, over the same manager."""
     site = make_site()
@@ -151,3 +207,100 @@ def test_a_round_without_a_loop_closes_a_socket_in_its_own(make_site: Callable[.
     run_blocking(manager.blocking_heartbeat.round())
     assert site.loops[1].run(closing(sockets[1])) == 1008
     manager.blocking.stop(timeout=0)
+
+
+# --- what another thread does between two lines ---
+
+
+class Elsewhere:
+    """Stands for an event loop that is over; another begins to beat while somebody finds that out."""
+
+    def __init__(self, heartbeat: Any) -> None:
+        heartbeat._timers[self] = None
+        self.heartbeat = heartbeat
+
+    def is_closed(self) -> bool:
+        self.heartbeat._timers[object()] = None
+        return True
+
+
+def test_a_loop_that_begins_while_dead_ones_are_forgotten_harms_no_request() -> None:
+    middleware = SessionMiddleware(page(put(n=1)), KEY)
+    Elsewhere(middleware.manager.heartbeat)
+    assert asyncio.run(Client(middleware).get()).status == 200
+
+
+class Leaving(ActiveRequest):
+    """A request that is over when somebody looks at it for the second time."""
+
+    looks = 0
+
+    @property
+    def held(self) -> Session | None:  # type: ignore[override]
+        self.looks += 1
+        return Session() if self.looks == 1 else None
+
+    @property
+    def session_id(self) -> SessionId | None:  # type: ignore[override]
+        self.looks += 1
+        return SessionId("A" * 22) if self.looks == 1 else None
+
+
+@pytest.fixture
+def leaving(manager: SessionManager) -> None:
+    manager.activity._holding[Leaving()] = None
+
+
+@pytest.fixture
+def manager() -> SessionManager:
+    return SessionManager(secret_key=KEY, max_sessions=10, clock=ManualClock(), log=False)
+
+
+@pytest.mark.usefixtures("leaving")
+def test_a_request_that_leaves_while_a_round_is_planned_harms_nothing(manager: SessionManager) -> None:
+    assert manager.heartbeat.pause() == 30.0
+
+
+@pytest.mark.usefixtures("leaving")
+def test_a_request_that_leaves_while_a_session_is_created_is_no_obstacle(manager: SessionManager) -> None:
+    caps = manager._caps_now()
+    assert caps is not None
+    assert caps.held == [SessionId("A" * 22)]
+
+
+def test_a_commit_that_comes_while_a_renewal_is_noted_is_not_undone(
+    manager: SessionManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with manager.blocking.track_request(manager.blocking.create_session().id or "") as session:
+        record = session.life.record
+        assert record is not None
+        newer = Live(record, admitted=7)
+
+        def noted(opening: Any, **changes: Any) -> Any:
+            session.life.opening = newer
+            return replace(opening, **changes)
+
+        monkeypatch.setattr(holding, "replace", noted)
+        manager.clock.advance(manager.policy.idle_timeout - 1)  # type: ignore[attr-defined]
+        assert run_blocking(manager.hold_on(session, manager.clock()))
+        assert session.life.opening is newer
+
+
+def test_who_gives_up_its_turn_while_another_looks_whom_it_waits_for_harms_nothing() -> None:
+    turns = Turns()
+    turns.line_up(SessionId("one"), "first")
+    mine = turns.line_up(SessionId("one"), "mine")
+    other = turns.line_up(SessionId("two"), "first")
+    other.queue.clear()  # given up, in its own thread
+    assert not turns.waits_for_itself(mine)
+
+
+def test_what_is_to_be_looked_at_while_a_look_begins_is_looked_at_by_the_next(
+    manager: SessionManager,
+) -> None:
+    heartbeat = manager.heartbeat
+    wanted = heartbeat._wanted
+    heartbeat._wanted.add(None)
+    asyncio.run(heartbeat._look())
+    wanted.add(SessionId("one"))  # by a thread that had found the set before
+    assert heartbeat._wanted == {"one"}
