@@ -189,7 +189,7 @@ class SessionManager(Operations):
         self.backend_timeout = seconds("backend_timeout", backend_timeout)
         self.max_concurrent_requests = _limit("max_concurrent_requests", max_concurrent_requests)
         self.max_requests_per_session = _limit("max_requests_per_session", max_requests_per_session)
-        self.rate_limit = _rate_limit(rate_limit, clock)
+        self.rate_limit = _rate_limit(rate_limit, monotonic)
         self.client_facts = client_facts_of(client_facts)
         """What is kept of a client in `metadata["client"]`; None: nothing."""
         self.log_context = flag("log_context", log_context)
@@ -500,7 +500,7 @@ class SessionManager(Operations):
         }
 
     def _rate(self, _: str, text: str | None) -> RateLimit | None:
-        return _rate_limit(text, self._core.clock)
+        return _rate_limit(text, self._core.monotonic)
 
     def _set_client_facts(self, facts: ClientFacts | None) -> None:
         self.client_facts = facts
@@ -717,7 +717,7 @@ def _rejects(name: str, value: object) -> bool:
     return value == "reject"
 
 
-def _rate_limit(text: str | None, clock: Callable[[], float]) -> RateLimit | None:
+def _rate_limit(text: str | None, monotonic: Callable[[], float]) -> RateLimit | None:
     if text is None:
         return None
     try:
@@ -726,7 +726,7 @@ def _rate_limit(text: str | None, clock: Callable[[], float]) -> RateLimit | Non
         raise ConfigurationError(
             'rate_limit: it needs another package: pip install "session_middleware[rate-limit]"'
         ) from problem
-    return RateLimit(text, clock)
+    return RateLimit(text, monotonic)
 
 
 def _limit(name: str, value: int | None) -> int | None:
