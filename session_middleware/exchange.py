@@ -239,7 +239,7 @@ class Exchange(ActiveRequest):
         if now < entrance.next_cleanup or self.scope["type"] != "http":
             return
         first, entrance.next_cleanup = entrance.next_cleanup == 0.0, now + manager.cleaner.interval
-        if first:
+        if first or not manager.cleaner.may_run():
             return
         try:
             if await self._finish(manager.cleanup_step()):
