@@ -35,7 +35,7 @@ from tests.asgi.harness import KEY, Client, page
 from tests.servers.postgres import postgres_server
 from tests.servers.redis import redis_server
 
-__all__ = ["BASES", "IDLE", "Figures", "schedules", "stores", "wander"]
+__all__ = ["BASES", "IDLE", "Figures", "address", "schedules", "stores", "wander"]
 
 IDLE, ABSOLUTE = 1800.0, 3600.0  # seconds
 RENEW_AFTER = 0.2  # the policy's default: the share of the idle timeout after which a read renews
@@ -315,17 +315,23 @@ async def schedules(make: MakeBackend, seed: int, numbers: range) -> Figures:
 @contextmanager
 def stores(name: str) -> Iterator[MakeBackend]:
     """Makes backends over one store, as several processes would."""
+    if name == "memory":
+        backend = MemoryBackend()
+        yield lambda: backend
+        return
+    with address(name) as url:
+        yield lambda: backend_from(url)
+
+
+@contextmanager
+def address(name: str) -> Iterator[str]:
+    """Of a new store of this kind, on a server of its own."""
     with ExitStack() as stack:
-        if name == "memory":
-            backend = MemoryBackend()
-            yield lambda: backend
-            return
         if name == "sqlite":
-            url = f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/sessions.db"
+            yield f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/sessions.db"
         else:
             server: Any = {"redis": redis_server, "postgres": postgres_server}[name]
-            url = stack.enter_context(server()).new_store()
-        yield lambda: backend_from(url)
+            yield stack.enter_context(server()).new_store()
 
 
 def main() -> int:
