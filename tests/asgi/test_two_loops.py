@@ -13,6 +13,7 @@ from session_middleware import Session, SessionManager, SessionMiddleware
 from session_middleware.activity import ActiveRequest
 from session_middleware.backends.base import Backend
 from session_middleware.blocking import run_blocking
+from session_middleware.loops import Home
 from session_middleware.operations import holding
 from session_middleware.record import SessionId, replace
 from session_middleware.session import Live
@@ -207,6 +208,26 @@ def test_a_round_without_a_loop_closes_a_socket_in_its_own(make_site: Callable[.
     run_blocking(manager.blocking_heartbeat.round())
     assert site.loops[1].run(closing(sockets[1])) == 1008
     manager.blocking.stop(timeout=0)
+
+
+def test_a_socket_that_is_closed_in_the_loop_that_finds_it_is_caught(
+    make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: its server cannot be spoken to there, so it stays open."""
+
+    async def run(_: Home, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        await work()
+
+    monkeypatch.setattr(Home, "run", run)
+    site = make_site()
+    sockets, manager = site.sockets(), site.manager
+    manager.heartbeat.relax()
+    ids = site.held()
+    for number in (0, 1):
+        site.loops[0].run(manager.delete_session(ids[number]))
+    site.loops[0].run(manager.heartbeat.round())
+    assert site.loops[0].run(closing(sockets[0])) == 1008
+    assert [message["type"] for message in sockets[1].sent] == ["websocket.accept"]
 
 
 # --- what another thread does between two lines ---

@@ -202,7 +202,7 @@ class Round:
             port = listener.getsockname()[1]
             child = serve(listener, self.shape, goodbye)
         try:
-            answers = asyncio.run(self._come(port))
+            answers = asyncio.run(self.come(port))
             status = self._ended(child)
         except BaseException:
             os.kill(child, signal.SIGKILL)
@@ -212,9 +212,9 @@ class Round:
             self.told.faults.append(f"the server ended with status {status}")
         if not goodbye.exists() or goodbye.read_text() != "0":
             self.told.faults.append("the manager was not stopped after the last request")
-        self._check(answers)
+        self.check(answers)
 
-    async def _come(self, port: int) -> list[str]:
+    async def come(self, port: int) -> list[str]:
         for visitor in self.visitors[:KNOWN]:
             answer = await ask(port, visitor, "/begin")
             if answer != "acknowledged":
@@ -228,7 +228,7 @@ class Round:
         _, status = os.waitpid(child, 0)
         return os.waitstatus_to_exitcode(status)
 
-    def _check(self, answers: list[str]) -> None:
+    def check(self, answers: list[str]) -> None:
         with SessionManager(self.shape.url, log=False).blocking as sessions:
             for visitor, answer in zip(self.visitors, answers, strict=True):
                 self.told.counted[answer] += 1
