@@ -56,9 +56,7 @@ class Cleanup:
 
         Never raises for a backend that failed; the next runs come later the more often that happens.
         """
-        jump = self._jump()
-        if abs(jump) > _JUMP:
-            self._report(SessionError(f"the wall clock jumped by {jump:.0f} s; this cleanup was skipped"))
+        if not self.may_run():
             return
         try:
             await self._run()
@@ -68,6 +66,14 @@ class Cleanup:
         except Exception as problem:  # noqa: BLE001  (a defect in a backend must not end cleanup for good)
             self._failures += 1
             self._report(problem)
+
+    def may_run(self) -> bool:
+        """Whether the wall clock went on steadily since this was last asked. If not, an event says so."""
+        jump = self._jump()
+        if abs(jump) <= _JUMP:
+            return True
+        self._report(SessionError(f"the wall clock jumped by {jump:.0f} s; this cleanup was skipped"))
+        return False
 
     def pause(self) -> float:
         """Seconds until the next run."""

@@ -24,6 +24,7 @@ from session_middleware.cookies import LOOKED_AT_MOST, CookieCodec, CookieReadin
 from session_middleware.errors import BackendError, SessionCapacityError
 from session_middleware.headers import Headers, forbid_storing, host_of, is_local, vary_by_cookie, wants_html
 from session_middleware.importing import Importer, Sighting
+from session_middleware.loops import Home
 from session_middleware.manager import SessionManager
 from session_middleware.outage import Met
 from session_middleware.perform import Performer
@@ -123,6 +124,7 @@ class Exchange(ActiveRequest):
     revoked = False  # by us
     disconnected = False  # by the client
     context_bound = False
+    home: Home | None = None  # of a WebSocket: the event loop in which it is spoken to
 
     def __init__(self, entrance: Entrance, scope: Scope, receive: Receive, send: Send) -> None:
         self.path = scope["path"]
@@ -160,7 +162,7 @@ class Exchange(ActiveRequest):
             if not entrance.opens_first or await self._open_first():
                 receive, send = self.receive, self._send
                 if self.scope["type"] == "websocket":
-                    receive, send = self._receive_socket, self._send_socket
+                    receive, send, self.home = self._receive_socket, self._send_socket, Home()
                 try:
                     await entrance.app(self.scope, receive, send)
                 except Exception as problem:  # whatever the app raises: 503 where it comes from us
@@ -239,7 +241,7 @@ class Exchange(ActiveRequest):
         if now < entrance.next_cleanup or self.scope["type"] != "http":
             return
         first, entrance.next_cleanup = entrance.next_cleanup == 0.0, now + manager.cleaner.interval
-        if first:
+        if first or not manager.cleaner.may_run():
             return
         try:
             if await self._finish(manager.cleanup_step()):
@@ -376,12 +378,9 @@ class Exchange(ActiveRequest):
     def _keep_renewed(self, record: Record) -> None:
         """See to it that the session does not idle out while it is held."""
         heartbeat = self.entrance.heartbeat
-        is_socket = self.scope["type"] == "websocket"
-        if is_socket or heartbeat.is_at_rest:
-            heartbeat.ensure()
         if record.idle_timeout is not None:
             heartbeat.hurry()
-        if is_socket:
+        if self.scope["type"] == "websocket":
             heartbeat.attend()
 
     def _bind_context(self, record: Record) -> None:
@@ -573,8 +572,12 @@ class Exchange(ActiveRequest):
         await self._send(message)
 
     async def revoke(self) -> None:
-        """Close the WebSocket whose session was ended. An HTTP request is left to finish."""
-        if self.scope["type"] != "websocket" or self.status != _ACCEPTED or self.closed or self.disconnected:
+        """Close the WebSocket whose session was ended, in its own loop. An HTTP request is left to finish."""
+        if self.home is not None:
+            await self.home.run(self._revoke)
+
+    async def _revoke(self) -> None:
+        if self.status != _ACCEPTED or self.closed or self.disconnected:
             return
         self.closed = self.revoked = True
         with contextlib.suppress(Exception):  # whatever the server raises: the client closed it just now

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from threading import get_ident
 from typing import Any, Protocol, runtime_checkable
 
 from session_middleware.activity import ActiveRequest
@@ -36,7 +37,7 @@ class Revocable(Protocol):
     """A request that can be told that its session was ended: an open WebSocket."""
 
     async def revoke(self) -> None:
-        """Close it."""
+        """Close it. May be awaited in another event loop than its own, or in none."""
 
 
 class Heartbeat:
@@ -53,7 +54,8 @@ class Heartbeat:
         self._core = core
         self._operations = operations
         self.interval = interval
-        self._here: asyncio.AbstractEventLoop | None = None  # the loop that was seen to beat last
+        # The thread and the loop that were seen to beat last.
+        self._here: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle | None] = {}  # None: a round runs
         self._trio: dict[Any, Any] = {}  # by trio's token of the run: the event that begins a round at once
 
@@ -95,14 +97,13 @@ class Heartbeat:
 
     @property
     def is_at_rest(self) -> bool:
-        """No event loop beats, so one must begin before a first look that may come from a thread.
+        """The event loop of this thread does not beat, or another did last. Then `ensure` what it shall.
 
-        Where one does, its rounds look after the requests of every loop and thread, and a look in another
-        loop sets that going. Cheaper than `ensure`, which asks for the running loop: a system call before
-        Python 3.12.
+        Each loop with a request in flight beats, for all of them: another may end at any moment. Cheaper than
+        to ask for the running loop, which is a system call before Python 3.12.
         """
         here = self._here
-        return here is None or not here.is_running()
+        return here is None or here[0] != get_ident() or not here[1].is_running()
 
     def ensure(self) -> None:
         """Let the rounds go on in the event loop that runs now."""
@@ -111,7 +112,7 @@ class Heartbeat:
         except RuntimeError:
             self._ensure_trio()
             return
-        if loop is not self._here:
+        if self._here is None or loop is not self._here[1]:
             self._ensure_asyncio(loop)
 
     def hurry(self) -> None:
@@ -128,7 +129,8 @@ class Heartbeat:
         policy = self._core.policy
         owns = [policy.idle_timeout]
         for request in self._core.activity:
-            record = None if request.held is None else request.held.life.record
+            session = request.held  # once: a request of another thread may leave at any moment
+            record = None if session is None else session.life.record
             if record is not None:
                 owns.append(policy.idle(record.idle_timeout))
         return max(_SHORTEST_PAUSE, min(self.interval, min(owns) / 6))
@@ -153,7 +155,7 @@ class Heartbeat:
     def look_at(self, session_id: SessionId | None) -> None:
         """Soon look after the sockets that hold this session; None: after all. From any thread."""
         self._wanted.add(session_id)
-        for loop in list(self._timers):
+        for loop in sorted(self._timers, key=_is_stopped):
             with contextlib.suppress(RuntimeError):  # closed
                 loop.call_soon_threadsafe(spawn, self._look)
                 return
@@ -164,7 +166,10 @@ class Heartbeat:
         self._wanted.clear()  # nothing runs, so nothing is held
 
     async def _look(self) -> None:
-        wanted, self._wanted = self._wanted, set()
+        wanted = set[SessionId | None]()
+        with contextlib.suppress(KeyError):  # empty; other threads add to it meanwhile
+            while True:
+                wanted.add(self._wanted.pop())
         if not wanted:  # one before has looked after these too
             return
         held = [one for one in self._core.activity if None in wanted or one.session_id in wanted]
@@ -178,10 +183,10 @@ class Heartbeat:
 
     def _ensure_asyncio(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop not in self._timers:
-            for known in [known for known in self._timers if known.is_closed()]:
+            for known in [known for known in list(self._timers) if known.is_closed()]:
                 self._timers.pop(known, None)
             self._set_timer(loop)
-        self._here = loop
+        self._here = (get_ident(), loop)
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timers[loop] = loop.call_later(self.pause(), self._beat, loop)
@@ -201,13 +206,15 @@ class Heartbeat:
 
     def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timers.pop(loop, None)
-        if self._here is loop:
+        if self._here is not None and self._here[1] is loop:
             self._here = None
         if not self._timers:
             self.relax()
 
     async def _round_and_again(self) -> None:
         loop = asyncio.get_running_loop()
+        if self._subscriptions:  # sockets are open; the loop in which the watch ran may be over
+            self._watch.start()
         try:
             await self._bounded_round()
         finally:
@@ -242,3 +249,7 @@ class Heartbeat:
             self._trio.pop(token, None)
             if not self._trio:
                 self.relax()
+
+
+def _is_stopped(loop: asyncio.AbstractEventLoop) -> bool:
+    return not loop.is_running()

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from session_middleware.errors import BackendUnavailable
 from session_middleware.outage import Outage
 
-__all__ = ["Finisher", "Nap", "at_most", "running_here", "running_library", "sleep", "spawn"]
+__all__ = ["Finisher", "Home", "Nap", "at_most", "running_here", "running_library", "sleep", "spawn"]
 
 T = TypeVar("T")
 _background: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
@@ -51,6 +51,46 @@ async def sleep(seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
+class Home:
+    """The event loop that runs now, for what must be done in it, whoever finds that out."""
+
+    def __init__(self) -> None:
+        self._loop = _running_loop()
+
+    async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Await *work* at home; elsewhere let it begin at home soon. *work* handles its own errors.
+
+        A no-op where the loop is over.
+        """
+        if self._loop is _running_loop():
+            await work()
+        else:
+            self._soon(spawn, work)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """The same for a plain call."""
+        if self._loop is _running_loop():
+            function()
+        else:
+            self._soon(function)
+
+    def _soon(self, function: Callable[..., object], *arguments: object) -> None:
+        loop = self._loop
+        is_asyncio = isinstance(loop, asyncio.AbstractEventLoop)
+        with contextlib.suppress(RuntimeError):  # it is over
+            (loop.call_soon_threadsafe if is_asyncio else loop.run_sync_soon)(function, *arguments)
+
+
+def _running_loop() -> Any:
+    """The loop of asyncio, trio's token of its run; None in a plain thread."""
+    match running_library():
+        case "asyncio":
+            return asyncio.get_running_loop()
+        case "trio":
+            return sys.modules["trio"].lowlevel.current_trio_token()
+    return None
+
+
 class Nap:
     """A sleep that whoever wants can end, from any thread. One sleeps at a time."""
 
@@ -61,12 +101,7 @@ class Nap:
         """Whether *seconds* have passed; False: it was ended."""
         trio = sys.modules["trio"] if running_library() == "trio" else None
         event = asyncio.Event() if trio is None else trio.Event()
-        soon = (
-            asyncio.get_running_loop().call_soon_threadsafe
-            if trio is None
-            else trio.lowlevel.current_trio_token().run_sync_soon
-        )
-        self._wake = partial(soon, event.set)
+        self._wake = partial(Home().call, event.set)
         await at_most(seconds, event.wait())
         self._wake = None
         return not event.is_set()
@@ -75,8 +110,7 @@ class Nap:
         """Wake up whoever sleeps. A no-op where nobody does."""
         wake = self._wake
         if wake is not None:
-            with contextlib.suppress(RuntimeError):  # that event loop is over
-                wake()
+            wake()
 
 
 async def at_most(seconds: float, work: Coroutine[Any, Any, object]) -> None:
@@ -91,18 +125,13 @@ async def at_most(seconds: float, work: Coroutine[Any, Any, object]) -> None:
 
 
 def spawn(work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Run *work* beside everything else; the answer stops it. *work* handles its own errors."""
+    """Run *work* beside everything else; the answer stops it, from any thread. *work* handles its errors."""
     if running_library() == "trio":
         return _spawn_trio(work)
     task = asyncio.get_running_loop().create_task(work())
     _background.add(task)
     task.add_done_callback(_background.discard)
-    return lambda: _cancel(task)
-
-
-def _cancel(task: asyncio.Task[None]) -> None:
-    if not task.get_loop().is_closed():
-        task.cancel()
+    return partial(Home().call, task.cancel)
 
 
 def _spawn_trio(work: Callable[[], Awaitable[None]]) -> Callable[[], None]:
@@ -114,8 +143,7 @@ def _spawn_trio(work: Callable[[], Awaitable[None]]) -> Callable[[], None]:
             await work()
 
     trio.lowlevel.spawn_system_task(scoped)
-    stop: Callable[[], None] = scope.cancel
-    return stop
+    return partial(Home().call, scope.cancel)
 
 
 class Finisher:
@@ -146,7 +174,7 @@ class Finisher:
     async def drain(self) -> None:
         """Wait for what still runs in this event loop, at most the timeout."""
         loop = asyncio.get_running_loop() if running_library() == "asyncio" else None
-        tasks = {task for task in self._tasks if task.get_loop() is loop}
+        tasks = {task for task in list(self._tasks) if task.get_loop() is loop}  # other loops go on meanwhile
         if tasks:
             await asyncio.wait(tasks, timeout=self.timeout)
 

@@ -191,7 +191,7 @@ class SessionManager(Operations):
         self.backend_timeout = seconds("backend_timeout", backend_timeout)
         self.max_concurrent_requests = _limit("max_concurrent_requests", max_concurrent_requests)
         self.max_requests_per_session = _limit("max_requests_per_session", max_requests_per_session)
-        self.rate_limit = _rate_limit(rate_limit, clock)
+        self.rate_limit = _rate_limit(rate_limit, monotonic)
         self.client_facts = client_facts_of(client_facts)
         """What is kept of a client in `metadata["client"]`; None: nothing."""
         self.log_context = flag("log_context", log_context)
@@ -508,7 +508,7 @@ class SessionManager(Operations):
         }
 
     def _rate(self, _: str, text: str | None) -> RateLimit | None:
-        return _rate_limit(text, self._core.clock)
+        return _rate_limit(text, self._core.monotonic)
 
     def _set_client_facts(self, facts: ClientFacts | None) -> None:
         self.client_facts = facts
@@ -575,7 +575,8 @@ class SessionManager(Operations):
         caps = self._core.caps
         if caps is None or caps.total is None:
             return caps
-        return caps._replace(held=[held.session_id for held in self.activity if held.session_id is not None])
+        held = [request.session_id for request in self.activity]  # one that leaves now has none any more
+        return caps._replace(held=[id_ for id_ in held if id_ is not None])
 
     def _meet_stranger(self, generation: int, now: float) -> None:
         """A signed cookie that a memory backend does not know, yet made since this process began."""
@@ -730,7 +731,7 @@ def _rejects(name: str, value: object) -> bool:
     return value == "reject"
 
 
-def _rate_limit(text: str | None, clock: Callable[[], float]) -> RateLimit | None:
+def _rate_limit(text: str | None, monotonic: Callable[[], float]) -> RateLimit | None:
     if text is None:
         return None
     try:
@@ -739,7 +740,7 @@ def _rate_limit(text: str | None, clock: Callable[[], float]) -> RateLimit | Non
         raise ConfigurationError(
             'rate_limit: it needs another package: pip install "session_middleware[rate-limit]"'
         ) from problem
-    return RateLimit(text, clock)
+    return RateLimit(text, monotonic)
 
 
 def _limit(name: str, value: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""How often one session may come: parsed and counted by the `limits` package, by the manager's clock."""
+"""How often one session may come: parsed by the `limits` package, counted by a clock that never jumps."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class RateLimit:
     Raises `ConfigurationError`. A window begins with the first request in it.
     """
 
-    def __init__(self, text: str, clock: Callable[[], float]) -> None:
+    def __init__(self, text: str, monotonic: Callable[[], float]) -> None:
         self.text = text
-        self._clock = clock
+        self._monotonic = monotonic
         self._lock = Lock()
-        self._limits = [(item, FixedWindowRateLimiter(_Windows(clock))) for item in _parsed(text)]
+        self._limits = [(item, FixedWindowRateLimiter(_Windows(monotonic))) for item in _parsed(text)]
 
     def wait_of(self, session_id: str) -> float | None:
         """Count a request of this session: None. Or count nothing: how many seconds it has to wait."""
@@ -35,7 +35,7 @@ class RateLimit:
             for item, limiter in self._limits:
                 if not limiter.test(item, session_id):
                     ends = limiter.get_window_stats(item, session_id).reset_time
-                    return max(_SOONEST, ends - self._clock())
+                    return max(_SOONEST, ends - self._monotonic())
             for item, limiter in self._limits:
                 limiter.hit(item, session_id)
         return None
@@ -57,24 +57,24 @@ class _Windows(Storage):
     STORAGE_SCHEME = None
     base_exceptions = ()
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         super().__init__()
-        self._clock = clock
+        self._monotonic = monotonic
         self._windows: dict[str, tuple[int, float]] = {}  # how many requests, and when it ends
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        now = self._clock()
+        now = self._monotonic()
         self._drop_those_that_ended(now)
         number, end = self._windows.get(key, (0, now + expiry))
         self._windows[key] = (number + amount, end)
         return number + amount
 
     def get(self, key: str) -> int:
-        self._drop_those_that_ended(self._clock())
+        self._drop_those_that_ended(self._monotonic())
         return self._windows.get(key, (0, 0.0))[0]
 
     def get_expiry(self, key: str) -> float:
-        return self._windows.get(key, (0, self._clock()))[1]
+        return self._windows.get(key, (0, self._monotonic()))[1]
 
     def check(self) -> bool:
         return True

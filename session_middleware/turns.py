@@ -27,7 +27,15 @@ class Turn:
     @property
     def is_first(self) -> bool:
         """Nobody of this process comes before it."""
-        return self.queue[0] is self
+        return self.first is self
+
+    @property
+    def first(self) -> Turn | None:
+        """Who comes first in its queue. None: it has given up, in another thread, and nobody is left."""
+        try:
+            return self.queue[0]
+        except IndexError:
+            return None
 
 
 class Turns:
@@ -61,8 +69,11 @@ class Turns:
         """Whether whoever has the session waits, maybe over others, for one that *turn*'s runner has."""
         seen: set[object] = set()
         ahead: Turn | None = turn
-        while ahead is not None and not ahead.is_first:
-            runner = ahead.queue[0].runner
+        while ahead is not None:
+            first = ahead.first
+            if first is None or first is ahead:
+                return False
+            runner = first.runner
             if runner == turn.runner or runner in seen:
                 return runner == turn.runner
             seen.add(runner)

@@ -289,6 +289,7 @@ class AsyncLinks(Links):
         channel = client.pubsub()
         try:
             await channel.subscribe(self.keys.endings)
+            _heed_cancellation()
             yield None
             silent = 0
             while silent < _SILENCES:
@@ -296,6 +297,7 @@ class AsyncLinks(Links):
                 silent = silent + 1 if message is None else 0
                 if silent:
                     await channel.ping()  # the answer counts as a message
+                    _heed_cancellation()
                 elif message["type"] == "message":
                     yield SessionId(message["data"].decode()) or None
             raise BackendUnavailable(f"Redis: no sign of life for {_SILENCE * _SILENCES} s")
@@ -315,6 +317,13 @@ class AsyncLinks(Links):
             await loop.quick.drain()
             await loop.slow.drain()
             await keeper.aclose()
+
+
+def _heed_cancellation() -> None:
+    """Before Python 3.12 `asyncio.wait_for`, through which redis-py sends, may lose one (CPython 86296)."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 _inherited: list[object] = []

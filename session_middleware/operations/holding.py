@@ -30,11 +30,10 @@ class HoldingOperations(OperationsBase):
         if not isinstance(answer, Committed):
             self._emit("session_renewal_failed", record.id, record.user_id, now, reason=answer.name.lower())
             return False
+        renewal = replace(opening, record=replace(record, deadline=max(record.deadline, renewed)))
         if session.life.opening is not opening:  # a commit of the request itself was faster, and knows better
             return True
-        session.life.opening = replace(
-            opening, record=replace(record, deadline=max(record.deadline, renewed))
-        )
+        session.life.opening = renewal  # nothing is called since that look: no other thread comes between
         self._emit("session_renewed", record.id, record.user_id, now, expires_at=renewed)
         return True
 

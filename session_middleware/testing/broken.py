@@ -8,8 +8,10 @@ async port only.
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -66,6 +68,7 @@ __all__ = [
     "ShiftingPages",
     "StaleReads",
     "UpsertSave",
+    "WatchesForever",
 ]
 
 
@@ -424,6 +427,18 @@ class EpochOfWhatIsThere(HesitantBackend):
         return True
 
 
+class WatchesForever(HesitantBackend):
+    """Who watches cannot stop while it connects: a library beneath swallows the cancellation."""
+
+    async def watch(self) -> AsyncGenerator[SessionId | None, None]:
+        for _ in range(4):
+            with suppress(asyncio.CancelledError):
+                await Pause()
+        yield None
+        while True:
+            await Pause()
+
+
 BROKEN: tuple[type[HesitantBackend], ...] = (
     LastWriteWins,
     UpsertSave,
@@ -446,5 +461,6 @@ BROKEN: tuple[type[HesitantBackend], ...] = (
     EpochForReadersOnly,
     EpochOfWhatIsThere,
     CountsBeforeItCreates,
+    WatchesForever,
 )
 """Every wrong backend of this module."""

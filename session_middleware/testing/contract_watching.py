@@ -24,6 +24,7 @@ from session_middleware.testing.contract import (
 __all__: list[str] = []
 
 _PATIENCE = 10.0  # seconds for news to come
+_MOMENTS = 24  # turns of the event loop: to connect and to subscribe takes about ten
 
 
 def _watched(port: Port) -> AsyncGenerator[SessionId | None, None]:
@@ -92,3 +93,22 @@ async def _who_watches_hears_that_an_epoch_may_have_ended_any(make: MakePort) ->
         await port.end_all_before(NOW - 5, NOW, "key leaked")
 
     _same(await _told(make, end), [None, None, _id(9)])
+
+
+@_case("async")
+async def _who_watches_can_stop_at_any_moment(make: MakePort) -> None:
+    port = make()
+    await port.open()
+    for turns in range(_MOMENTS):
+        watching = asyncio.ensure_future(_listening(port))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        watching.cancel()
+        _, late = await asyncio.wait({watching}, timeout=_PATIENCE / 10)
+        _same(len(late), 0, f"who watches on, cancelled after {turns} turns of the event loop")
+
+
+async def _listening(port: Port) -> None:
+    async with aclosing(_watched(port)) as told:
+        async for _ in told:
+            pass

@@ -145,6 +145,7 @@ BREAKS = {
         "a session is mended only while it is as it was salvaged",
         "what ended meanwhile is not mended",
     ],
+    broken.WatchesForever: ["who watches can stop at any moment"],
 }
 
 

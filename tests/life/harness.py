@@ -210,6 +210,7 @@ class Site:
         self.driver = driver
         colour: Colour = "async" if driver == "async" else "blocking"
         self.clock = ManualClock()
+        self.steady = ManualClock(0.0)  # of its own: no cleanup comes between
         self.spy = SpyBackend(backend)
         self.colour = colour
         passive = {"passive": options.pop("passive", ())}
@@ -218,7 +219,7 @@ class Site:
             self.spy,
             secret_key=KEY,
             clock=self.clock,
-            monotonic=lambda: 0.0,  # no cleanup comes between
+            monotonic=self.steady,
             backend_timeout=60.0,
             log=False,
             **settings,
