@@ -93,6 +93,7 @@ async def _ended(make: Make, steps: Steps, act: Callable[[asyncio.Task[Any]], ob
         await asyncio.wait({task})
     if not task.cancelled():
         task.result()
+        assert act is bool or not steps.was_hit, "the cancellation was lost"
     return steps.was_hit
 
 
