@@ -17,7 +17,16 @@ from typing import Any, Literal, TypeVar
 from session_middleware.errors import BackendUnavailable
 from session_middleware.outage import Outage
 
-__all__ = ["Finisher", "Nap", "at_most", "running_here", "running_library", "sleep", "spawn"]
+__all__ = [
+    "Finisher",
+    "Nap",
+    "at_most",
+    "heed_cancellation",
+    "running_here",
+    "running_library",
+    "sleep",
+    "spawn",
+]
 
 T = TypeVar("T")
 _background: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
@@ -49,6 +58,16 @@ async def sleep(seconds: float) -> None:
         await sys.modules["trio"].sleep(seconds)
     else:
         await asyncio.sleep(seconds)
+
+
+def heed_cancellation() -> None:
+    """End this task if it was cancelled and has not heard of it.
+
+    `asyncio.wait_for`, by which redis-py sends, loses a cancellation that comes as it is done (Python 3.11).
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class Nap:

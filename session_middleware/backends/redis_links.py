@@ -32,7 +32,7 @@ from session_middleware.errors import (
     ConfigurationError,
     SessionDataError,
 )
-from session_middleware.loops import running_library
+from session_middleware.loops import heed_cancellation, running_library
 from session_middleware.record import SessionId
 
 __all__ = ["AsyncLinks", "BlockingLinks", "Links", "translated"]
@@ -292,6 +292,7 @@ class AsyncLinks(Links):
             yield None
             silent = 0
             while silent < _SILENCES:
+                heed_cancellation()
                 message = await channel.get_message(ignore_subscribe_messages=True, timeout=_SILENCE)
                 silent = silent + 1 if message is None else 0
                 if silent:
