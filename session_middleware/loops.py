@@ -154,13 +154,18 @@ class Finisher:
         """What *operation* returns. Raises `BackendUnavailable` (outcome unknown) when it takes too long."""
         if running_library() == "trio":
             return await self._finish_trio(operation)
-        task = asyncio.get_running_loop().create_task(operation)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task = self._begun(operation)
         done, _ = await asyncio.wait({task}, timeout=self.timeout)
         if not done:
             raise self._too_slow()
         return task.result()
+
+    def leave(self, operation: Coroutine[Any, Any, object]) -> None:
+        """Have *operation* finished with nobody who waits for it; a no-op where no event loop runs."""
+        if running_library() == "asyncio":
+            _ = self._begun(operation)
+        else:
+            operation.close()
 
     async def drain(self) -> None:
         """Wait for what still runs in this event loop, at most the timeout."""
@@ -168,6 +173,12 @@ class Finisher:
         tasks = {task for task in self._tasks if task.get_loop() is loop}
         if tasks:
             await asyncio.wait(tasks, timeout=self.timeout)
+
+    def _begun(self, operation: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(operation)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
