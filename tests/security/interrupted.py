@@ -39,6 +39,7 @@ from session_middleware.testing.clock import ManualClock
 from tests.asgi.harness import App, Client, Site, chat, page
 from tests.asgi.test_cancellation import request
 from tests.security.interrupting import LAST, WAYS, Way, ended_loop, uninterrupted
+from tests.servers.processes import until
 
 __all__ = ["OPERATIONS", "Experiment", "Figures", "Operation", "World", "at_rest", "main"]
 
@@ -199,6 +200,12 @@ async def changed(session: Session) -> None:
     change(session)
 
 
+async def live(world: World) -> None:
+    """From start to stop, with a request."""
+    async with world.manager:
+        await visit(handler(change))(world)
+
+
 def calls() -> Iterator[Operation]:
     """One of each kind; several sessions are done one by one, or all in one step of the backend."""
 
@@ -206,6 +213,7 @@ def calls() -> Iterator[Operation]:
         make = called(lambda world, id_: call(world.manager, id_))
         return Operation(name, make, each_for_itself=each)
 
+    yield Operation("start and stop", live)
     yield one("create_session", lambda manager, _: manager.create_session("eve", {"e": 1}))
     yield one("get_session", lambda manager, id_: manager.get_session(id_, touch=True))
     yield one("update_session", lambda manager, id_: manager.update_session(id_, a=2, b=2))
@@ -279,6 +287,7 @@ class World:
 
     async def look(self) -> State:
         """What is stored, without what chance chose."""
+        await self.manager.open()
         known = {id_: who for who, id_ in self.ids.items()}
         live = {}
         for session in await self.manager.get_sessions(limit=1000):
@@ -525,6 +534,7 @@ class Experiment:
         where = f"{self}, at suspension {at}"
         allowed = [before, *allowed, *([_made_in_vain(before, allowed[0])] if self.way == LOOP_ENDED else ())]
         assert self._is_allowed(state, allowed), f"{where}: half done\n{_told(state, allowed)}"
+        until(lambda: threading.active_count() <= rest["threads"], f"{where}: threads have ended")
         left = self.world.run(at_rest(self.world.manager))
         if left != rest and gc.collect():  # as above
             left = self.world.run(at_rest(self.world.manager))
