@@ -258,6 +258,7 @@ class World:
         self.clients: dict[str, Client] = {}
         self.ids: dict[str, str] = {}
         self.problems: list[str] = []
+        self.forget_events()
         self._runner = asyncio.Runner()
         self.run(self.manager.open())
         self._runner.get_loop().set_exception_handler(self._note)
@@ -330,7 +331,10 @@ class World:
     async def clear(self) -> None:
         await self.manager.delete_all(confirm=True)
         await self.settle()
-        self.site.events.clear()
+
+    def forget_events(self) -> None:
+        """From now on keep none: a long run makes hundreds of thousands."""
+        self.manager.subscribe(None, lambda _: self.site.events.clear())
 
     async def settle(self) -> None:
         """Until what was begun is finished; the heartbeat's timer comes now."""
