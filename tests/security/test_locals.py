@@ -18,7 +18,7 @@ import pytest
 from rich.traceback import Traceback
 from structlog.tracebacks import ExceptionDictTransformer
 
-from session_middleware import MemoryBackend, SessionManager, SessionMiddleware
+from session_middleware import MemoryBackend, SessionDataError, SessionManager, SessionMiddleware
 from session_middleware.backends import hiding
 from session_middleware.backends.base import Colour
 from tests.security.test_canary import KEY, VALUE, Told, parts_of
@@ -65,6 +65,10 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
                 session.logout()
             case "cycle":
                 session.cycle()
+            case "unfit":
+                session["unfit"] = object()
+            case "large":
+                session["large"] = "x" * 100_000
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b""})
 
@@ -104,6 +108,19 @@ def failed(operation: str, path: str, *, signed_in: bool) -> tuple[RuntimeError,
 Shown = Callable[[BaseException, Told], None]
 
 
+def refused(what: str) -> tuple[BaseException, str]:
+    """What came of values that cannot be held, beside one that can, and the cookie that was live then."""
+    served = SessionMiddleware(app, manager=SessionManager(secret_key=KEY), monitor=False)
+
+    async def main() -> tuple[BaseException, str]:
+        cookie = await visit(served, "/login-keep")
+        with pytest.raises(SessionDataError) as caught:
+            await visit(served, f"/write-{what}", cookie)
+        return caught.value, cookie
+
+    return asyncio.run(main())
+
+
 def by_the_standard_library(problem: BaseException, told: Told) -> None:
     shown = traceback.TracebackException.from_exception(problem, capture_locals=True)
     for frame in shown.stack:
@@ -132,7 +149,7 @@ def by_rich(problem: BaseException, told: Told) -> None:
 
 
 def add_frame(told: Told, filename: str, name: str, found: Any) -> None:
-    if filename != __file__ or name not in {"visit", "main", "failed"}:
+    if filename != __file__ or name not in {"visit", "main", "failed", "refused"}:
         told.add(name, *(text for local, text in (found or {}).items() if local != "scope"))
 
 
@@ -160,6 +177,16 @@ def test_a_traceback_with_locals_shows_no_credential_and_no_value(
     told = Told()
     shown(problem, told)
     assert told.texts, "frames of ours were looked at"
+    assert told.finds(parts_of(cookie)) == []
+
+
+@pytest.mark.parametrize("shown", TRACKERS)
+@pytest.mark.parametrize("what", ["unfit", "large"])
+def test_nor_does_one_of_a_value_that_cannot_be_held(what: str, shown: Shown) -> None:
+    problem, cookie = refused(what)
+    told = Told()
+    for one in chain(problem):
+        shown(one, told)
     assert told.finds(parts_of(cookie)) == []
 
 
