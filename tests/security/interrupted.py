@@ -576,11 +576,11 @@ def _told(found: dict[str, Any], allowed: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def leave(backend: Any) -> None:
+def leave(backend: Any, stride: int) -> None:
     """Interrupt requests by ends of their event loops, and end with nothing closed."""
     world = World(backend)
     for operation in REQUESTS:
-        for at in range(1, LAST, 4):
+        for at in range(1, LAST, stride):
             world.run(world.begin())
             if not ended_loop(partial(operation.make, world), at):
                 break
@@ -599,7 +599,7 @@ def main() -> int:
     )
     given = parser.parse_args()
     if given.leave:
-        leave(backend_from(given.backend))
+        leave(backend_from(given.backend), given.stride)
         return 0
     began, figures = time.perf_counter(), Figures()
     world = World(backend_from(given.backend))
