@@ -32,6 +32,12 @@ class Changes(msgspec.Struct, frozen=True, gc=False):
     shown: Values | None = None
     """All that the session showed, as `encode_plainly` writes it. No bytes: their repr tells everything."""
 
+    def __repr__(self) -> str:  # no values: reprs end up in logs and tracebacks
+        return f"<Changes of {sorted(self.keys())}>"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("keys", sorted(self.keys()))]
+
     def keys(self) -> set[str]:
         """Every key that changes."""
         return {*self.assigned, *self.unset, *self.counted}

@@ -109,6 +109,9 @@ class Credential(NamedTuple):
     def __repr__(self) -> str:
         return f"Credential(id={self.id!r}, secret=<hidden>, generation={self.generation})"
 
+    def __rich_repr__(self) -> list[tuple[str, object]]:  # rich looks into a tuple by itself
+        return [("id", self.id), ("generation", self.generation)]
+
 
 class CookieReading(NamedTuple):
     """What the Cookie headers of one request hold under our name.

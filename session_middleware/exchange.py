@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from math import ceil
 from secrets import token_hex
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -120,6 +120,7 @@ class Exchange(ActiveRequest):
     started = False  # the response has left
     refused = False  # we answered instead of the app
     interrupted = False  # cancelled while its commit was under way, which goes on
+    abandoned = False  # its coroutine was closed: nothing may be awaited any more
     closed = False  # the WebSocket is closed, by whomever
     revoked = False  # by us
     disconnected = False  # by the client
@@ -150,9 +151,7 @@ class Exchange(ActiveRequest):
             await self._refuse(503, active=len(activity), limit=limit)
             return
         activity.enter(self)
-        observed = reporter.wants_any(_OF_REQUESTS)
-        if observed:
-            self._report_start()
+        observed = reporter.wants_any(_OF_REQUESTS) and self._report_start()
         failed = True
         try:
             if entrance.heartbeat.is_at_rest:
@@ -169,6 +168,9 @@ class Exchange(ActiveRequest):
                     if not await self._is_answered(problem):
                         raise
             failed = self.status >= _ERROR
+        except GeneratorExit:
+            self.abandoned = not entrance.immediate
+            raise
         finally:
             try:
                 if type(self.session) is not UnreadSession:
@@ -199,7 +201,7 @@ class Exchange(ActiveRequest):
         self.session.life.late = True
         if not is_settled(self.session, self.now):
             await self._end(failed=failed)
-        if not self.entrance.lifetime.is_started:
+        if not (self.entrance.lifetime.is_started or self.abandoned):
             await self._clean_up_now_and_then()
 
     def _depart(self, *, observed: bool) -> None:
@@ -225,8 +227,12 @@ class Exchange(ActiveRequest):
         if failed and self.started and self.status < _ERROR and not session.life.policy.save_on_error:
             manager.performer.report_lost(session, manager.clock())
         opening = session.life.opening
+        commit = self.entrance.performer.commit_late(session, manager.clock(), failed=failed)
+        if self.abandoned:
+            manager.finisher.leave(commit)
+            return
         try:
-            await self._finish(self.entrance.performer.commit_late(session, manager.clock(), failed=failed))
+            await self._finish(commit)
         except SessionCapacityError:  # an event has named the keys, and nobody is left to be answered
             return
         except BackendError as problem:  # the same
@@ -585,9 +591,10 @@ class Exchange(ActiveRequest):
 
     # --- events ---
 
-    def _report_start(self) -> None:
+    def _report_start(self) -> Literal[True]:
         self.began = self.entrance.manager.monotonic()
         self._report("request_started", active=len(self.entrance.manager.activity))
+        return True
 
     def _report_finish(self) -> None:
         manager = self.entrance.manager

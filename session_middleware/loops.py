@@ -17,7 +17,17 @@ from typing import Any, Literal, TypeVar
 from session_middleware.errors import BackendUnavailable
 from session_middleware.outage import Outage
 
-__all__ = ["Finisher", "Home", "Nap", "at_most", "running_here", "running_library", "sleep", "spawn"]
+__all__ = [
+    "Finisher",
+    "Home",
+    "Nap",
+    "at_most",
+    "heed_cancellation",
+    "running_here",
+    "running_library",
+    "sleep",
+    "spawn",
+]
 
 T = TypeVar("T")
 _background: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
@@ -49,6 +59,16 @@ async def sleep(seconds: float) -> None:
         await sys.modules["trio"].sleep(seconds)
     else:
         await asyncio.sleep(seconds)
+
+
+def heed_cancellation() -> None:
+    """End this task if it was cancelled and has not heard of it.
+
+    `asyncio.wait_for`, by which redis-py sends, loses a cancellation that comes as it is done (Python 3.11).
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class Home:
@@ -163,13 +183,18 @@ class Finisher:
         """What *operation* returns. Raises `BackendUnavailable` (outcome unknown) when it takes too long."""
         if running_library() == "trio":
             return await self._finish_trio(operation)
-        task = asyncio.get_running_loop().create_task(operation)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task = self._begun(operation)
         done, _ = await asyncio.wait({task}, timeout=self.timeout)
         if not done:
             raise self._too_slow()
         return task.result()
+
+    def leave(self, operation: Coroutine[Any, Any, object]) -> None:
+        """Have *operation* finished with nobody who waits for it; a no-op where no event loop runs."""
+        if running_library() == "asyncio":
+            _ = self._begun(operation)
+        else:
+            operation.close()
 
     async def drain(self) -> None:
         """Wait for what still runs in this event loop, at most the timeout."""
@@ -177,6 +202,12 @@ class Finisher:
         tasks = {task for task in list(self._tasks) if task.get_loop() is loop}  # other loops go on meanwhile
         if tasks:
             await asyncio.wait(tasks, timeout=self.timeout)
+
+    def _begun(self, operation: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(operation)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

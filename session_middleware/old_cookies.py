@@ -58,6 +58,9 @@ class OldSession(NamedTuple):
     def __repr__(self) -> str:  # the identity is most of a credential
         return f"<OldSession of {self.source} keys={sorted(self.values)}>"
 
+    def __rich_repr__(self) -> list[tuple[str, object]]:  # rich looks into a tuple by itself
+        return [("source", self.source), ("keys", sorted(self.values))]
+
 
 @runtime_checkable
 class OldCookie(Protocol):

@@ -333,11 +333,13 @@ class Performer:
         try:
             return plan(session, now)
         except SessionDataError as problem:
-            keys = () if problem.key is None else (problem.key,)
+            bare = problem.with_traceback(None)  # its frames hold the session's values
+            bare.__cause__ = None
+            keys = () if bare.key is None else (bare.key,)
             self._not_saved(
-                session, session_id_of(session.life.opening), keys, "serialization_error", now, problem
+                session, session_id_of(session.life.opening), keys, "serialization_error", now, bare
             )
-            raise
+            raise bare from None
 
     async def _carry_out(self, session: Session, plan: Plan, now: float) -> None:
         try:

@@ -93,6 +93,9 @@ class SetCookie(msgspec.Struct, frozen=True, gc=False):
     def __repr__(self) -> str:  # no secret in logs and tracebacks
         return f"<SetCookie {self.id} generation={self.generation}>"
 
+    def __rich_repr__(self) -> list[tuple[str, object]]:  # rich looks into a struct by itself
+        return [("id", self.id), ("generation", self.generation)]
+
 
 class RemoveCookie(msgspec.Struct, frozen=True, gc=False):
     """The response must take the cookie away: this request ended the session."""

@@ -35,6 +35,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "where",
         "backends.base",
         "backends.capabilities",
+        "backends.hiding",
         "backends",
     ),
     4: (

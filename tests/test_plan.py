@@ -160,7 +160,7 @@ def test_a_renewal_sets_the_cookie_anew_only_where_that_has_an_age() -> None:
     due = live(replace(RECORD, deadline=NOW + 10.0))
     assert commit(opened(due)).sends_cookie
     assert commit(opened(due), cookie_ages=False) == Write(
-        due.record, Delta(admitted=due.admitted, renew_to=NOW + 100.0, seen_at=NOW)
+        due.record, Delta(admitted=due.admitted, renew_to=NOW + 100.0, seen_at=NOW), shown=due.record.data
     )
     assert commit(opened(due), cookie_ages=False).sends_cookie is False
 
@@ -256,7 +256,9 @@ def test_the_grace_of_generations_that_wait_starts_when_a_newer_cookie_comes_bac
 def test_an_owed_cookie_is_sent_though_nothing_is_to_be_saved() -> None:
     owed = SetCookie(ID, "s", RECORD.generation, NOW)
     plan = commit(opened(live(), owed=owed))
-    assert plan == Write(RECORD, Delta(admitted=RECORD.generation, seen_at=NOW), sends_cookie=True)
+    assert plan == Write(
+        RECORD, Delta(admitted=RECORD.generation, seen_at=NOW), sends_cookie=True, shown=RECORD.data
+    )
 
 
 @pytest.mark.parametrize("opening", [Fresh(), Overtaken(RECORD), JustEnded(ID, "logout")], ids=repr)

@@ -220,6 +220,12 @@ class Salvaged(NamedTuple):
     packed: bytes  # the values, whatever they are
     mark: object  # by which `mend` knows that it is still the same
 
+    def __repr__(self) -> str:  # the secret is among the fields
+        return f"<Salvaged fields={sorted(self.fields)}>"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("fields", sorted(self.fields))]
+
 
 @runtime_checkable
 class Salvaging(Protocol):

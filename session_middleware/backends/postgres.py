@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 from session_middleware.backends import postgres_sql
 from session_middleware.backends.base import Colour, LoadAnswer, Port, wrong_colour
 from session_middleware.backends.coalesce import Lane
+from session_middleware.backends.hiding import Hidden, HiddenList
 from session_middleware.backends.postgres_links import (
     AsyncLinks,
     BlockingLinks,
@@ -160,9 +161,10 @@ class _BlockingPort(PostgresPort):
 
                 async def ask(statement: str, parameters: Sequence[Any]) -> Answer:
                     nonlocal sent
-                    sent = True
+                    sent, parameters = True, Hidden(parameters)
                     cursor = connection.execute(statement, parameters)
-                    return Answer(cursor.fetchall() if cursor.description else (), cursor.rowcount)
+                    rows = cursor.fetchall() if cursor.description else ()
+                    return Answer(HiddenList(map(Hidden, rows)), cursor.rowcount)
 
                 with within(connection):
                     return run_blocking(operation(ask))  # type: ignore[arg-type]  # it is a coroutine
@@ -242,9 +244,10 @@ class _AsyncPort(PostgresPort):
 
                 async def ask(statement: str, parameters: Sequence[Any]) -> Answer:
                     nonlocal sent
-                    sent = True
+                    sent, parameters = True, Hidden(parameters)
                     cursor = await connection.execute(statement, parameters)
-                    return Answer(await cursor.fetchall() if cursor.description else (), cursor.rowcount)
+                    rows = await cursor.fetchall() if cursor.description else ()
+                    return Answer(HiddenList(map(Hidden, rows)), cursor.rowcount)
 
                 async with within(connection):
                     return await operation(ask)

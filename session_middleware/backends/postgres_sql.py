@@ -11,7 +11,7 @@ Which rows may be due is told by `bucket`, as in `sql`: a renewal leaves it wher
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from session_middleware.backends.base import (
@@ -22,6 +22,7 @@ from session_middleware.backends.base import (
     ending_of,
 )
 from session_middleware.backends.capabilities import Page, Position, Salvaged, Summary, Usage
+from session_middleware.backends.hiding import Hidden
 from session_middleware.backends.sql import (
     COLUMNS,
     HEADER_TYPES,
@@ -156,6 +157,13 @@ class Stored(NamedTuple):
     bucket: int
     facts: str
 
+    def __repr__(self) -> str:
+        return f"Stored({self.record!r}, {self.bucket})"
+
+    def __rich_repr__(self) -> Iterator[object]:
+        yield self.record
+        yield self.bucket
+
 
 # --- the tables ------------------------------------------------------------------------------------------
 
@@ -256,10 +264,10 @@ async def delete(ask: Ask, id_: SessionId, now: float, reason: str, by: str | No
 
 def _row_of(record: Record, bucket: int | None = None) -> tuple[Any, ...]:
     """The values of `_EVERY`."""
-    row = row_of(record)
+    row = Hidden(row_of(record))
     if bucket is not None:
-        row = (*row[:-2], bucket, row[-1])
-    return (*row, record.priority)
+        row = Hidden((*row[:-2], bucket, row[-1]))
+    return Hidden((*row, record.priority))
 
 
 # --- cleanup ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Any, Final
 
 from session_middleware.backends.coalesce import Lane
+from session_middleware.backends.hiding import Hidden, HiddenBytes, HiddenList
 from session_middleware.backends.redis_clients import is_cluster, listener_of, redis
 from session_middleware.backends.redis_store import LASTING, SCRIPTS, Command, Keys, Script, Store, hash_of
 from session_middleware.errors import (
@@ -32,7 +33,7 @@ from session_middleware.errors import (
     ConfigurationError,
     SessionDataError,
 )
-from session_middleware.loops import running_library
+from session_middleware.loops import heed_cancellation, running_library
 from session_middleware.record import SessionId
 
 __all__ = ["AsyncLinks", "BlockingLinks", "Links", "translated"]
@@ -59,7 +60,7 @@ class Links(Store):
         if self.is_closed:
             raise _closed()
         parts = [[command for stage in stages for command in stage]] if self._in_order else stages
-        answers: list[Any] = []
+        answers: list[Any] = HiddenList()
         for part in parts:
             if part:
                 answers += await self._answers(part, _ATTEMPTS if again else 1, slow=slow)
@@ -76,7 +77,8 @@ class Links(Store):
                 return await self._answers(commands, attempts - 1, slow=slow)
             raise translated(problem) from problem
         except (UnicodeError, redis.DataError) as problem:
-            raise SessionDataError(f"Redis cannot hold this record: {type(problem).__name__}") from problem
+            # Without the cause, in whose frames is what could not be sent.
+            raise SessionDataError(f"Redis cannot hold this record: {type(problem).__name__}") from None
         for answer in answers:
             if isinstance(answer, Exception):
                 raise translated(answer) from answer
@@ -100,7 +102,11 @@ def _lasts(command: Command) -> bool:
 
 
 def _sent(command: Command) -> Command:
-    return tuple(part.sha if isinstance(part, Script) else part for part in command)
+    return Hidden(part.sha if isinstance(part, Script) else part for part in command)
+
+
+def _packed(connection: Any, commands: Sequence[Command]) -> HiddenList:
+    return HiddenList(map(HiddenBytes, connection.pack_commands(map(_sent, commands))))
 
 
 def _answer_of(command: Command, answer: Any) -> Any:
@@ -171,8 +177,8 @@ def _piped(client: Any, commands: Sequence[Command]) -> list[Any]:
     pool = client.connection_pool
     connection = pool.get_connection()
     try:
-        connection.send_packed_command(connection.pack_commands(map(_sent, commands)), check_health=False)
-        return [_answer_of(command, _read(connection)) for command in commands]
+        connection.send_packed_command(_packed(connection, commands), check_health=False)
+        return HiddenList(_answer_of(command, _read(connection)) for command in commands)
     finally:
         pool.release(connection)
 
@@ -205,7 +211,7 @@ class _OfLoop:
             ):
                 answers[at] = answer
         flat = iter(answers)
-        return [list(islice(flat, len(operation))) for operation in operations]
+        return [HiddenList(islice(flat, len(operation))) for operation in operations]
 
     async def _piped(self, commands: Sequence[Command]) -> list[Any]:
         """A pipeline without redis-py's, which takes as long again for so few commands."""
@@ -218,9 +224,11 @@ class _OfLoop:
         pool = self.client.connection_pool
         connection = await pool.get_connection()
         try:
-            packed = connection.pack_commands(map(_sent, commands))
-            await connection.send_packed_command(packed, check_health=False)
-            return [_answer_of(command, await _read_apart(connection)) for command in commands]
+            await connection.send_packed_command(_packed(connection, commands), check_health=False)
+            answers = HiddenList()
+            for command in commands:
+                answers.append(_answer_of(command, await _read_apart(connection)))
+            return answers
         finally:
             await pool.release(connection)
 
@@ -293,6 +301,7 @@ class AsyncLinks(Links):
             yield None
             silent = 0
             while silent < _SILENCES:
+                heed_cancellation()
                 message = await channel.get_message(ignore_subscribe_messages=True, timeout=_SILENCE)
                 silent = silent + 1 if message is None else 0
                 if silent:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from session_middleware.backends.base import Epoch, LoadAnswer
 from session_middleware.backends.capabilities import Salvaged
+from session_middleware.backends.hiding import Hidden
 from session_middleware.backends.redis_store import (
     CREATE,
     END,
@@ -128,9 +129,9 @@ async def _created(store: Store, record: Record, now: float) -> int | bytes:
         ("ZADD", keys.created, "NX", repr(record.created_at), record.id),
         ("ZADD", keys.due, "LT", repr(record.deadline), record.id),
     ]
-    fields = [part for pair in fields_of(record).items() for part in pair]
     ttl = milliseconds_left(record.deadline, now)
-    made = CREATE(keys.session(record.id), repr(now), repr(store.epoch.before), ttl, *fields)
+    parts = _parts(fields_of(record))
+    made = CREATE(keys.session(record.id), repr(now), repr(store.epoch.before), ttl, *parts)
     # Filed before and after: whoever tidies an index may meet the id before the session is there.
     await store.ask(filings)
     *_, answer, said = await store.ask(indexed, [made, ("HGETALL", keys.epoch)])
@@ -190,9 +191,8 @@ async def swap(store: Store, before: Stored, after: Record, now: float) -> Swapp
     old, keys = before.record, store.keys
     moved = old.user_id != after.user_id or old.status != after.status
     filings = _filings(store, after, now) if moved or after.limit > old.limit else []
-    changed, removed = _difference(old, after)
     ttl = "" if after.deadline == old.deadline else milliseconds_left(after.deadline, now)
-    swapped = swap_command(store, old.id, before.mark, ttl, changed, removed)
+    swapped = swap_command(store, old.id, before.mark, ttl, *_difference(old, after))
     await store.ask(filings)  # by itself: where that is refused, the session stays as it is
     answer, said, *_ = await store.ask([swapped, ("HGETALL", keys.epoch)], _lowered(store, old, after))
     store.epoch = epoch_of(said)
@@ -212,8 +212,12 @@ def swap_command(
     removed: Sequence[str],
 ) -> Command:
     """The command that changes a session which is as *mark* says: names and values of fields in turn."""
-    fields = [part for pair in changed.items() for part in pair]
-    return SWAP(store.keys.session(id_), len(mark) // 2, *mark, ttl, len(changed), *fields, *removed)
+    return SWAP(store.keys.session(id_), len(mark) // 2, *mark, ttl, len(changed), *_parts(changed), *removed)
+
+
+def _parts(fields: Mapping[str, Any]) -> Hidden:
+    """Names and values in turn."""
+    return Hidden(part for pair in fields.items() for part in pair)
 
 
 def _difference(old: Record, after: Record) -> tuple[dict[str, Any], list[str]]:

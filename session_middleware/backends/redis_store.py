@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, Self, TypeAlias
 import msgspec
 
 from session_middleware.backends.base import ENDINGS_KEPT, NO_EPOCH, Epoch, LoadAnswer, ending_of
+from session_middleware.backends.hiding import Hidden, HiddenMap
 from session_middleware.errors import BackendCorrupt, SessionDataError
 from session_middleware.record import Ended, Grace, Record, SessionId
 from session_middleware.values import Values
@@ -139,7 +140,7 @@ class Script(str):
 
     def __call__(self, key: str, *arguments: Any) -> Command:
         """The command that runs it."""
-        return ("EVALSHA", self, 1, key, *arguments)
+        return Hidden(("EVALSHA", self, 1, key, *arguments))
 
 
 # Every check comes before the first write: an error does not undo what was written. Numbers are compared
@@ -490,7 +491,7 @@ def epoch_of(found: Hash) -> Epoch:
 def hash_of(answer: Iterable[bytes]) -> Hash:
     """What a script answers for HGETALL: a flat list."""
     flat = iter(answer)
-    return dict(zip(flat, flat, strict=True))
+    return HiddenMap(zip(flat, flat, strict=True))
 
 
 def scored(answer: Sequence[bytes]) -> list[tuple[SessionId, float]]:

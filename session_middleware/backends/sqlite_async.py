@@ -55,7 +55,11 @@ class AsyncPort(SQLitePort):
         with self._guard:
             pair, self._pair = self._pair, None
         if pair is not None:
-            await asyncio.shield(lanes.detached(pair.close()))
+            try:
+                await asyncio.shield(lanes.detached(pair.close()))
+            except asyncio.CancelledError:  # a loop that ends may not even begin to close it
+                pair.let_go()
+                raise
         for handle in list(self._handles):
             handle.retire()
 

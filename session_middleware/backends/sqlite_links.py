@@ -38,6 +38,11 @@ class Pair:
         await self.reader.close()
         await self.writer.close()
 
+    def let_go(self) -> None:
+        """The same, when nobody can wait for it any more."""
+        self.reader.let_go()
+        self.writer.let_go()
+
 
 class Link:
     """A connection on its worker thread.
@@ -82,6 +87,15 @@ class Link:
             await Hop(self, self.handle.shut)
         self.handle.retire()
         await self._stop()
+
+    def let_go(self) -> None:
+        """As `close`, on the worker thread, which tells nobody: the event loop may be over by then."""
+        getattr(self.database, "_tx").put_nowait((None, self._end))  # noqa: B009  (aiosqlite's own)
+
+    def _end(self) -> None:
+        self.handle.retire()
+        setattr(self.database, "_connection", None)  # noqa: B010  (as above)
+        _ = self.database.stop()  # in a thread without an event loop there is nothing to await
 
     async def abandon(self) -> None:
         """Never use the connection again, and never close it."""

@@ -85,10 +85,10 @@ class LockOperations(OperationsBase):
             yield held.session
         except BaseException:
             stop_keeping()
-            await self._whole(self._let_go(held))
+            await self._let_go(held, self._release(held.lease))
             raise
         stop_keeping()
-        await self._whole(self._save_and_let_go(held))
+        await self._let_go(held, self._save_and_release(held))
 
     async def with_session_lock(
         self,
@@ -167,7 +167,10 @@ class LockOperations(OperationsBase):
             session = await self._existing(id_)
             held = Held(session, _record_of(session), lease, turn)
         except BaseException:  # a cancelled wait leaves no lease behind, nor a place in the queue
-            await self._whole(self._release(lease, turn))
+            try:
+                await self._whole(self._release(lease))
+            finally:
+                self._core.turns.give_up(turn)
             raise
         self._core.held[id_, runner] = held
         return held
@@ -225,25 +228,24 @@ class LockOperations(OperationsBase):
 
     # --- inside: the end of it ---
 
-    async def _save_and_let_go(self, held: Held) -> None:
+    async def _let_go(self, held: Held, work: Coroutine[Any, Any, None]) -> None:
+        """Do *work* and hold the session no more, even if *work* never begins, as in a loop that ends."""
+        try:
+            await self._whole(work)
+        finally:
+            self._core.held.pop((held.turn.session_id, held.turn.runner), None)
+            self._core.turns.give_up(held.turn)
+
+    async def _save_and_release(self, held: Held) -> None:
         try:
             await self._save_held(held)
         finally:
-            await self._let_go(held)
+            await self._release(held.lease)
 
-    async def _let_go(self, held: Held) -> None:
-        self._core.held.pop((held.turn.session_id, held.turn.runner), None)
-        await self._release(held.lease, held.turn)
-
-    async def _release(self, lease: Lease, turn: Turn) -> None:
-        try:
-            if lease.tried:
-                with suppress(
-                    BackendError
-                ):  # it is over by itself soon; what became of the body matters more
-                    await self._leases().release_lease(lease.name, lease.holder)
-        finally:
-            self._core.turns.give_up(turn)
+    async def _release(self, lease: Lease) -> None:
+        if lease.tried:
+            with suppress(BackendError):  # it is over by itself soon; what became of the body matters more
+                await self._leases().release_lease(lease.name, lease.holder)
 
     async def _save_held(self, held: Held) -> None:
         """Save on the version that was loaded; where others wrote, on theirs, if the lease is still there."""

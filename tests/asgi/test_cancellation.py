@@ -275,3 +275,50 @@ async def test_a_logout_that_was_asked_for_is_done_although_the_handler_is_cance
     await asyncio.wait([task])
     await settle(site)
     assert await site.stored() == []
+
+
+async def suspended(site: Site, action: Any) -> Coroutine[Any, Any, None]:
+    """A request of the site's client, as far as the middle of its handler, which did *action*."""
+    waits: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def handler(session: Session) -> None:
+        action(session)
+        waits.set_result(None)
+        await asyncio.sleep(0)
+
+    site.middleware.app = page(handler)
+    coroutine = request(site.client)
+    while not waits.done():
+        awaited = coroutine.send(None)
+        if awaited is None:
+            continue
+        awaited._asyncio_future_blocking = False
+        await asyncio.wait([awaited])
+    return coroutine
+
+
+async def test_a_request_may_be_closed_and_a_logout_it_was_asked_for_is_done_all_the_same(site: Site) -> None:
+    await site.visit(page(put(n=1)))
+    coroutine = await suspended(site, lambda session: session.logout())
+    coroutine.close()  # as the garbage collector does: nothing may be awaited from here on
+    await settle(site)
+    assert await site.stored() == []
+
+
+async def test_a_request_that_is_closed_saves_nothing_and_is_over_at_once(site: Site) -> None:
+    await site.visit(page(put(n=1)))
+    coroutine = await suspended(site, put(n=2))
+    coroutine.close()
+    assert len(site.manager.activity) == 0
+    await settle(site)
+    assert await site.stored() == [{"n": 1}]
+
+
+async def test_a_request_that_is_closed_after_its_event_loop_has_ended_leaves_nothing(
+    site: Site, anyio_backend: str
+) -> None:
+    await site.visit(page(put(n=1)))
+    coroutine = await suspended(site, lambda session: session.logout())
+    thread = await asyncio.to_thread(coroutine.close)  # where no loop runs
+    assert thread is None
+    await settle(site)

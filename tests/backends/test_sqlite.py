@@ -838,6 +838,26 @@ def test_a_loop_closed_with_an_operation_in_flight_harms_no_other_loop(path: Pat
     assert done.stdout == "{'n': 1} False\n", done.stderr
 
 
+LOOP_ENDED_WHILE_CLOSING = """
+from tests.security.interrupting import ended_loop
+from tests.servers.processes import until
+before, at, was_cut_short = threading.active_count(), 0, True
+while was_cut_short:
+    at += 1
+    port = SQLiteBackend(sys.argv[1]).port("async")
+    asyncio.run(port.open())
+    was_cut_short = ended_loop(port.close, at)
+    asyncio.run(port.close())
+    until(lambda: threading.active_count() == before, f"the threads have ended, cut short at {at}")
+print(at > 2)
+"""
+
+
+def test_a_port_whose_loop_ended_while_it_was_closed_leaves_no_thread(path: Path) -> None:
+    done = python(LOOP_ENDED_WHILE_CLOSING, path)
+    assert done.stdout == "True\n", done.stderr
+
+
 class OvertakenAtTheSwitch(sqlite_file.Connection):
     """Just before the switch to WAL somebody else begins to write, once."""
 

@@ -60,6 +60,26 @@ def test_histories_with_faults_are_linearizable_and_those_of_the_control_are_not
     run("tests.campaigns.faults", "--server", server, "--seed", "2026", "--count", "1000", *how)
 
 
+@pytest.mark.parametrize(
+    ("where", "stride"), [("memory", 1), ("sqlite", 1), ("redis", 3), ("postgres", 3)], ids=str
+)
+def test_whatever_is_interrupted_is_whole_and_the_next_hundred_requests_are_right(
+    where: str, stride: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/sessions.db"}.get(where)
+    url = url or request.getfixturevalue(where).new_store()
+    run("tests.security.interrupted", "--backend", url, "--count", "100", "--stride", str(stride))
+
+
+@pytest.mark.parametrize("server", ["redis", "postgres"])
+def test_in_a_storm_of_two_hundred_users_nobody_meets_anothers_session(server: str) -> None:
+    run("tests.security.storm", "--server", server, "--seed", "2026", "--count", "250")
+
+
+def test_a_careless_pool_is_found_in_a_storm() -> None:
+    run("tests.security.storm", "--seed", "2026", "--count", "10", "--control")
+
+
 @pytest.mark.parametrize("fault", ["KILL", "EIO", "EIO+", "ENOSPC", "ENOSPC+"])
 def test_a_fault_at_every_call_that_touches_the_file_loses_nothing_acknowledged(fault: str) -> None:
     run("tests.disk.injection", "--fault", fault, "--durability", "full", "--stride", "1")

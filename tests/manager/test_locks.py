@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from session_middleware.backends.base import Port
 from session_middleware.record import Delta
 from session_middleware.testing import broken
 from session_middleware.testing.clock import ManualClock
+from tests.asgi.harness import FaultyBackend
+from tests.security.interrupting import LAST, ended_loop
 from tests.test_manager import NOBODY, ODD_IDS, Driven, driven
 
 __all__ = ["driven"]  # a fixture
@@ -512,6 +515,27 @@ def test_a_wait_for_another_process_that_is_cancelled_at_any_step_leaves_no_leas
         await manager.backend.port("async").close()
 
     asyncio.run(live())
+
+
+def test_a_transaction_that_ended_with_its_event_loop_keeps_nobody_out_for_longer_than_its_lease() -> None:
+    clock, backend = ManualClock(), FaultyBackend(MemoryBackend())
+    backend.faults.pauses = 1
+    manager = SessionManager(backend, clock=clock, log=False)
+
+    async def change(session_id: str) -> None:
+        async with manager.transaction(session_id, timeout=0) as session:
+            await asyncio.sleep(0)
+            session["n"] = 1
+
+    for at in range(1, LAST):
+        session_id = asyncio.run(manager.create_session("ada")).id or ""
+        was_cut_short = ended_loop(partial(change, session_id), at)
+        clock.advance(31)
+        asyncio.run(change(session_id))
+        if not was_cut_short:
+            break
+    assert at > 1
+    asyncio.run(manager.stop())
 
 
 @both

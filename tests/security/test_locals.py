@@ -1,29 +1,29 @@
 """Tracebacks with local variables: what an error tracker shows of a failing backend signs nobody in.
 
-A backend fails in each of its operations while a visitor's request is under way. Every frame of this package
-in the traceback is then searched, as the standard library, structlog and rich show it. The ASGI scope is left
+A backend fails in each of its operations while a visitor's request is under way; so does a real server, which
+refuses what is written, or whose connection is cut. Every frame of the traceback and of those of its causes
+is then searched, as the standard library, structlog and rich show it. The ASGI scope is left
 out: a server and every framework hold it in their frames too, with the Cookie header of the request; trackers
-have a filter for it. Control: a careless local is found.
+have a filter for it. Controls: a careless local is found; so is what goes to a server, where it is shown.
 """
 
 from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from rich.traceback import Traceback
 from structlog.tracebacks import ExceptionDictTransformer
 
-import session_middleware
-from session_middleware import MemoryBackend, SessionManager, SessionMiddleware
+from session_middleware import MemoryBackend, SessionDataError, SessionManager, SessionMiddleware
+from session_middleware.backends import hiding
 from session_middleware.backends.base import Colour
 from tests.security.test_canary import KEY, VALUE, Told, parts_of
-
-OURS = str(Path(session_middleware.__file__).parent)
+from tests.servers.proxy import Proxy, proxy
+from tests.servers.redis import RedisServer
 
 
 class Failing:
@@ -65,6 +65,10 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
                 session.logout()
             case "cycle":
                 session.cycle()
+            case "unfit":
+                session["unfit"] = object()
+            case "large":
+                session["large"] = "x" * 100_000
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b""})
 
@@ -104,6 +108,19 @@ def failed(operation: str, path: str, *, signed_in: bool) -> tuple[RuntimeError,
 Shown = Callable[[BaseException, Told], None]
 
 
+def refused(what: str) -> tuple[BaseException, str]:
+    """What came of values that cannot be held, beside one that can, and the cookie that was live then."""
+    served = SessionMiddleware(app, manager=SessionManager(secret_key=KEY), monitor=False)
+
+    async def main() -> tuple[BaseException, str]:
+        cookie = await visit(served, "/login-keep")
+        with pytest.raises(SessionDataError) as caught:
+            await visit(served, f"/write-{what}", cookie)
+        return caught.value, cookie
+
+    return asyncio.run(main())
+
+
 def by_the_standard_library(problem: BaseException, told: Told) -> None:
     shown = traceback.TracebackException.from_exception(problem, capture_locals=True)
     for frame in shown.stack:
@@ -119,7 +136,12 @@ def by_structlog(problem: BaseException, told: Told) -> None:
 
 def by_rich(problem: BaseException, told: Told) -> None:
     trace = Traceback.extract(
-        type(problem), problem, problem.__traceback__, show_locals=True, locals_max_string=10_000
+        type(problem),
+        problem,
+        problem.__traceback__,
+        show_locals=True,
+        locals_max_string=10_000,
+        locals_max_length=1000,
     )
     for frame in (frame for stack in trace.stacks for frame in stack.frames):
         shown = {name: str(node) for name, node in (frame.locals or {}).items()}
@@ -127,7 +149,7 @@ def by_rich(problem: BaseException, told: Told) -> None:
 
 
 def add_frame(told: Told, filename: str, name: str, found: Any) -> None:
-    if filename.startswith((OURS, __file__)) and name not in {"visit", "main", "failed"}:
+    if filename != __file__ or name not in {"visit", "main", "failed", "refused"}:
         told.add(name, *(text for local, text in (found or {}).items() if local != "scope"))
 
 
@@ -159,6 +181,16 @@ def test_a_traceback_with_locals_shows_no_credential_and_no_value(
 
 
 @pytest.mark.parametrize("shown", TRACKERS)
+@pytest.mark.parametrize("what", ["unfit", "large"])
+def test_nor_does_one_of_a_value_that_cannot_be_held(what: str, shown: Shown) -> None:
+    problem, cookie = refused(what)
+    told = Told()
+    for one in chain(problem):
+        shown(one, told)
+    assert told.finds(parts_of(cookie)) == []
+
+
+@pytest.mark.parametrize("shown", TRACKERS)
 def test_a_careless_local_is_found(shown: Shown) -> None:
     def careless() -> None:
         held = {"it": VALUE}
@@ -170,3 +202,94 @@ def test_a_careless_local_is_found(shown: Shown) -> None:
     except RuntimeError as problem:
         shown(problem, told)
     assert ("careless", "value", "plain") in told.finds({"value": VALUE})
+
+
+# --- real servers --------------------------------------------------------------------------------------
+
+
+def refuse(server: Any, url: str, _: Proxy) -> None:
+    if isinstance(server, RedisServer):
+        server.ask("CONFIG", "SET", "maxmemory", 1)
+        return
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as operator:
+        operator.execute(_RAISES)
+        tables = operator.execute("SELECT tablename FROM pg_tables WHERE schemaname=current_schema()")
+        for (table,) in tables.fetchall():
+            operator.execute(
+                f"CREATE TRIGGER no BEFORE INSERT OR UPDATE OR DELETE ON {table} EXECUTE FUNCTION no()"  # type: ignore[call-overload]  # a name of ours
+            )
+
+
+_RAISES = """CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'on purpose'; END $$"""
+
+
+def cut(_: Any, __: str, between: Proxy) -> None:
+    between.cuts_after = 0
+
+
+def failures_at(
+    server: Any, spoil: Callable[[Any, str, Proxy], None]
+) -> tuple[list[BaseException], dict[str, str]]:
+    """What was raised or told of while this happened to it, and what none of that may show."""
+    problems: list[BaseException] = []
+
+    async def main(url: str, between: Proxy) -> str:
+        manager = SessionManager(url.replace(f":{server.port}", f":{between.port}", 1), secret_key=KEY)
+        served = SessionMiddleware(app, manager=manager, monitor=False)
+        manager.subscribe(None, lambda event: problems.extend(filter(None, [event.fields.get("exception")])))
+        cookie = await visit(served, "/login-keep")
+        spoil(server, url, between)
+        for path in ("/write", "/cycle-write", "/login-write", "/logout"):
+            await visit(served, path, cookie)
+        await visit(served, "/login-write")
+        await manager.stop()
+        return cookie
+
+    url = server.new_store()
+    with proxy(server.port) as between:
+        cookie = asyncio.run(main(url, between))
+    return [one for problem in problems for one in chain(problem)], parts_of(cookie)
+
+
+def chain(problem: BaseException | None) -> Iterator[BaseException]:
+    """It, and what it came of."""
+    while problem is not None:
+        yield problem
+        problem = problem.__cause__ or problem.__context__
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def server(request: pytest.FixtureRequest) -> Iterator[Any]:
+    running = request.getfixturevalue(request.param)
+    yield running
+    if isinstance(running, RedisServer):
+        running.ask("CONFIG", "SET", "maxmemory", 0)
+
+
+@pytest.mark.parametrize("spoil", [refuse, cut])
+def test_nor_does_one_of_a_real_server_that_fails(
+    server: Any, spoil: Callable[[Any, str, Proxy], None]
+) -> None:
+    problems, canaries = failures_at(server, spoil)
+    told = Told()
+    for shown in TRACKERS:
+        for problem in problems:
+            shown(problem, told)
+    assert {"ask", "_exchange", "_run"} & told.texts.keys(), "frames of the port were looked at"
+    assert told.finds(canaries) == []
+
+
+@pytest.mark.parametrize("shown", TRACKERS)
+def test_what_goes_to_a_server_is_found_where_it_is_shown(
+    server: Any, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hiding._Unshown, "__repr__", lambda hidden: repr(list(hidden)))
+    monkeypatch.setattr(hiding._Unshown, "__rich_repr__", lambda hidden: iter([list(hidden)]))
+    problems, canaries = failures_at(server, refuse)
+    told = Told()
+    for problem in problems:
+        shown(problem, told)
+    assert {"value", "secret"} & {name for _, name, _ in told.finds(canaries)}

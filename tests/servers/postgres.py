@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from tests.servers.processes import ended, free_port, nobody, program, until
 
-__all__ = ["PostgresServer", "postgres_server"]
+__all__ = ["FOLDERS", "PostgresServer", "postgres_server"]
 
-_FOLDERS = (
+FOLDERS = (
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
     "/opt/homebrew/opt/postgresql@*/bin",
@@ -44,7 +44,7 @@ class PostgresServer:
         self._user = nobody()
         if self._user:
             os.chown(folder, self._user["user"], self._user["group"])
-        initdb = program("initdb", *_FOLDERS)
+        initdb = program("initdb", *FOLDERS)
         self._run(
             [initdb, "-D", str(folder / "data"), "-U", "tests", "-A", "trust", "-N", "--no-instructions"]
         )
@@ -52,7 +52,7 @@ class PostgresServer:
     def start(self) -> None:
         """Begin to listen, on the same port each time."""
         settings = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
-        command = [program("postgres", *_FOLDERS), "-D", str(self.folder / "data"), *settings]
+        command = [program("postgres", *FOLDERS), "-D", str(self.folder / "data"), *settings]
         command += ["-p", str(self.port), "-c", f"unix_socket_directories={self.folder}"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._user
