@@ -184,10 +184,21 @@ class Finisher:
         if running_library() == "trio":
             return await self._finish_trio(operation)
         task = self._begun(operation)
-        done, _ = await asyncio.wait({task}, timeout=self.timeout)
-        if not done:
+        await self._waited_for(task)
+        if not task.done():
             raise self._too_slow()
         return task.result()
+
+    async def _waited_for(self, task: asyncio.Task[Any]) -> None:
+        """As `asyncio.wait` of one task with our timeout does, for half the price."""
+        loop = task.get_loop()
+        waiter = loop.create_future()
+        task.add_done_callback(partial(_wake, waiter))
+        timer = loop.call_later(self.timeout, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
 
     def leave(self, operation: Coroutine[Any, Any, object]) -> None:
         """Have *operation* finished with nobody who waits for it; a no-op where no event loop runs."""
@@ -222,6 +233,11 @@ class Finisher:
     def _too_slow(self) -> BackendUnavailable:
         message = f"the backend took longer than backend_timeout={self.timeout} s"
         return BackendUnavailable(message, unknown=True)
+
+
+def _wake(waiter: asyncio.Future[None], _task: object = None) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _trio_now() -> float:
