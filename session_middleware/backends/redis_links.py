@@ -11,12 +11,12 @@ sessions has a lane of its own, so that requests do not wait for it.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
-from itertools import islice
 from typing import Any, Final
 
 from session_middleware.backends.coalesce import Lane
@@ -194,13 +194,20 @@ def _read(connection: Any) -> Any:
 class _OfLoop:
     """The client and the lanes of one event loop."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, wait: float, shared: Command) -> None:
+        """*shared*: a command that is sent once, as the last one, for all in a pipeline who have it."""
         self.client = client
+        self._wait = wait
+        self._shared = shared
         self.quick: Lane[Sequence[Command]] = Lane(self._serve, most=_TOGETHER, apart=True)
         self.slow: Lane[Sequence[Command]] = Lane(self._serve, most=_TOGETHER, apart=True)
 
     async def _serve(self, operations: Sequence[Sequence[Command]]) -> Sequence[list[Any]]:
-        commands = [command for operation in operations for command in operation]
+        shared = self._shared
+        every = [command for operation in operations for command in operation]
+        commands = [command for command in every if command is not shared]
+        if len(commands) < len(every):
+            commands.append(shared)
         answers = await self._piped(commands)
         forgotten = _unknown(commands, answers)
         if forgotten:
@@ -210,8 +217,11 @@ class _OfLoop:
                 forgotten, await self._piped([commands[at] for at in forgotten]), strict=True
             ):
                 answers[at] = answer
-        flat = iter(answers)
-        return [HiddenList(islice(flat, len(operation))) for operation in operations]
+        flat, last = iter(answers), answers[-1]
+        return [
+            HiddenList(last if command is shared else next(flat) for command in operation)
+            for operation in operations
+        ]
 
     async def _piped(self, commands: Sequence[Command]) -> list[Any]:
         """A pipeline without redis-py's, which takes as long again for so few commands."""
@@ -226,8 +236,12 @@ class _OfLoop:
         try:
             await connection.send_packed_command(_packed(connection, commands), check_health=False)
             answers = HiddenList()
-            for command in commands:
-                answers.append(_answer_of(command, await _read_apart(connection)))
+            async with asyncio.timeout(self._wait):  # for all of them: redis-py's own is set anew for each
+                for command in commands:
+                    answers.append(_answer_of(command, await _read_apart(connection)))
+        except TimeoutError as problem:
+            raise redis.TimeoutError("Timeout reading answers") from problem
+        else:
             return answers
         finally:
             await pool.release(connection)
@@ -236,7 +250,7 @@ class _OfLoop:
 async def _read_apart(connection: Any) -> Any:
     """As `_read`."""
     try:
-        return await connection.read_response()
+        return await connection.read_response(timeout=math.inf)
     except redis.ResponseError as refusal:
         return refusal
 
@@ -273,7 +287,7 @@ class AsyncLinks(Links):
             self._pid, self._loops = os.getpid(), {}
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
-            made = _OfLoop(self._make(self.wait))
+            made = _OfLoop(self._make(self.wait), self.wait, self.keys.ask_epoch)
             keeper = self._kept(loop, made.client)
             self._loops[loop] = made, keeper
             await anext(keeper)
@@ -297,7 +311,7 @@ class AsyncLinks(Links):
         channel = client.pubsub()
         try:
             await channel.subscribe(self.keys.endings)
-            _heed_cancellation()
+            heed_cancellation()
             yield None
             silent = 0
             while silent < _SILENCES:
@@ -306,7 +320,7 @@ class AsyncLinks(Links):
                 silent = silent + 1 if message is None else 0
                 if silent:
                     await channel.ping()  # the answer counts as a message
-                    _heed_cancellation()
+                    heed_cancellation()
                 elif message["type"] == "message":
                     yield SessionId(message["data"].decode()) or None
             raise BackendUnavailable(f"Redis: no sign of life for {_SILENCE * _SILENCES} s")
@@ -326,13 +340,6 @@ class AsyncLinks(Links):
             await loop.quick.drain()
             await loop.slow.drain()
             await keeper.aclose()
-
-
-def _heed_cancellation() -> None:
-    """Before Python 3.12 `asyncio.wait_for`, through which redis-py sends, may lose one (CPython 86296)."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 _inherited: list[object] = []

@@ -91,7 +91,7 @@ async def look(store: Store, ids: Sequence[str], *, slow: bool = False) -> Look:
         wanted: list[Command] = [
             ("HGETALL", store.keys.session(id_)) for id_ in ids[start : start + _AT_ONCE]
         ]
-        *some, said = await store.ask([*wanted, ("HGETALL", store.keys.epoch)], again=True, slow=slow)
+        *some, said = await store.ask([*wanted, store.keys.ask_epoch], again=True, slow=slow)
         hashes += some
         epoch = epoch_of(said)
     return Look(hashes, epoch)
@@ -134,7 +134,7 @@ async def _created(store: Store, record: Record, now: float) -> int | bytes:
     made = CREATE(keys.session(record.id), repr(now), repr(store.epoch.before), ttl, *parts)
     # Filed before and after: whoever tidies an index may meet the id before the session is there.
     await store.ask(filings)
-    *_, answer, said = await store.ask(indexed, [made, ("HGETALL", keys.epoch)])
+    *_, answer, said = await store.ask(indexed, [made, keys.ask_epoch])
     await store.ask(filings)
     store.epoch = epoch_of(said)
     return answer  # type: ignore[no-any-return]  # what the script says
@@ -194,7 +194,7 @@ async def swap(store: Store, before: Stored, after: Record, now: float) -> Swapp
     ttl = "" if after.deadline == old.deadline else milliseconds_left(after.deadline, now)
     swapped = swap_command(store, old.id, before.mark, ttl, *_difference(old, after))
     await store.ask(filings)  # by itself: where that is refused, the session stays as it is
-    answer, said, *_ = await store.ask([swapped, ("HGETALL", keys.epoch)], _lowered(store, old, after))
+    answer, said, *_ = await store.ask([swapped, keys.ask_epoch], _lowered(store, old, after))
     store.epoch = epoch_of(said)
     if answer != 1:
         return Swapped(False, hash_of(answer), store.epoch)

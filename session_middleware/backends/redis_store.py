@@ -77,6 +77,7 @@ class Keys:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.epoch = f"{prefix}{{index}}:epoch"
+        self.ask_epoch: Command = ("HGETALL", self.epoch)  # this very object: who shares a pipeline asks once
         self.created = f"{prefix}{{index}}:created"  # id by creation
         self.due = f"{prefix}{{index}}:due"  # id by a moment that is never later than the deadline
         self.rank = f"{prefix}{{index}}:rank"  # id by who goes first; a lower bound, and only if asked for

@@ -126,7 +126,10 @@ def test_requests_that_wait_at_the_same_moment_share_a_pipeline(
         await async_port.create(record(), NOW)
         with pipelines(monkeypatch) as sent:
             await asyncio.gather(*(async_port.load(ID, NOW) for _ in range(50)))
-        assert [len(one) for one in sent] == [100]
+        assert sent == [["HGETALL"] * 51]  # the epoch is asked for once
+        await async_port.end_all_before(NOW + 1, NOW + 1, "breach")
+        ended = await asyncio.gather(*(async_port.load(ID, NOW + 2) for _ in range(50)))
+        assert ended == [Ended("breach", NOW + 1)] * 50
         await async_port.close()
 
     asyncio.run(main())
