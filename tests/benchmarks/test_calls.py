@@ -2,7 +2,7 @@
 
 A call is what the interpreter's profiler hears: of a Python function, or of one written in C. Time follows it
 closely here, where nothing but the interpreter works. The bounds are what was counted under CPython 3.11, and
-a tenth; a change that needs more has a reason, which belongs beside the bound.
+a twentieth; a change that needs more has a reason, which belongs beside the bound.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ REQUESTS = 50
 BOUNDS: dict[Case, int] = {
     "none": 24,  # one object, entered and left; nobody asks for the session
     "untouched": 24,  # the same: a cookie nobody looks at is not looked for
-    "read": 100,  # the cookie found and known, one record looked up, its values decoded, and compared twice
-    "write": 262,  # besides: a plan, one commit, one event, and what the session is afterwards
-    "new": 353,  # besides: chance for an id, a signature, what is known of the client, two events
+    "read": 96,  # the cookie found and known, one record looked up, its values decoded, and compared twice
+    "write": 207,  # besides: a plan, one commit, one event, and what the session is afterwards
+    "new": 251,  # besides: chance for an id, a signature, what is known of the client, two events
 }
 
 
