@@ -20,6 +20,7 @@ from statistics import median, quantiles
 
 from tests.benchmarks.apps import BARE, CASES, Candidate, Case
 from tests.benchmarks.checks import check, check_still_signed_in, signed_in
+from tests.benchmarks.quiet import Watch, quietest
 from tests.benchmarks.traffic import Browser, given_up, running, serve
 from tests.benchmarks.wsgi_traffic import WSGIServed
 
@@ -56,6 +57,12 @@ class Samples:
     """Microseconds per request, by app and case, one per round; the rounds of all apps are in step."""
 
     taken: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    left_out: int = 0  # rounds that others disturbed
+
+    def keep(self, rounds: Sequence[int]) -> None:
+        """Leave out all rounds but these."""
+        self.left_out = max(map(len, self.taken.values())) - len(rounds)
+        self.taken = {key: [values[number] for number in rounds] for key, values in self.taken.items()}
 
     def add(self, app: str, case: str, microseconds: float) -> None:
         """Note one slice."""
@@ -110,9 +117,13 @@ async def measure(
         ready = [await _made_ready(stack, candidate, clients) for candidate in candidates]
         with _settled():
             await _one_round(ready, Effort(1, effort.requests), Samples(), Samples())  # caches fill
+            shares = []
             for number in range(effort.rounds):
-                order = ready if number % 2 == 0 else ready[::-1]
-                await _one_round(order, effort, cpu, wall)
+                watch = Watch()
+                await _one_round(ready if number % 2 == 0 else ready[::-1], effort, cpu, wall)
+                shares.append(watch.share())
+            for samples in (cpu, wall):
+                samples.keep(quietest(shares))
         for one in ready:
             await check_still_signed_in(one.candidate, one.visitors)
     return cpu, wall

@@ -148,7 +148,8 @@ def where_and_when(day: str, effort: Effort, samples: Samples, found: Mapping[st
     return (
         f"Measured on {day}, {effort.rounds} rounds of {effort.requests} requests.\n"
         f"{named}.\n"
-        f"Noise (quartile distance of equal slices, over their median): {samples.noise():.0%}.\n"
+        f"Noise (quartile distance of equal slices, over their median): {samples.noise():.0%}. "
+        f"Left out, since others had the core: {samples.left_out} rounds.\n"
     )
 
 
