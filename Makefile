@@ -47,7 +47,7 @@ demo: $(VENV)/.demo
 
 bench: $(VENV)/.dev tools
 	@command -v wrk >/dev/null || { $(APT_INSTALL) wrk; } >/dev/null 2>&1 || echo "no wrk here: --http cannot be measured" >&2
-	@$(PY) -m tests.benchmarks --asgi --flask --servers --scale --http --growth --startup --budget
+	@$(PY) -m tests.benchmarks --asgi --flask --servers --scale --http --growth --startup --budget --instructions
 
 # The property tests with far more examples and new ones each time, and the tests marked `campaign`.
 campaign: $(VENV)/.campaign browser tools

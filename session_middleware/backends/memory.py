@@ -56,7 +56,7 @@ class MemoryBackend(MemoryQueries, MemoryCaps):
     """Records in a dictionary of this process; both colours share it.
 
     `max_records`: how many records it holds at most, expired ones that were not cleaned up yet included.
-    Default 1,000,000 (about 1 kB each at 500 bytes of data). One more is
+    Default 1,000,000 (about 1.3 kB each at 500 bytes of data). One more is
     a `BackendFull`: the visitor gets 503.
     """
 

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from tests.benchmarks import (
     flask_report,
     growth,
     growth_report,
+    instructions,
     report,
     scale_report,
     startup,
@@ -41,7 +42,6 @@ __all__ = ["main", "run", "run_flask", "run_scale"]
 _FULL, _QUICK = Effort(rounds=150, requests=50), Effort(rounds=6, requests=20)
 _FULL_SPELL, _QUICK_SPELL = Spell(rounds=11, seconds=0.4), Spell(rounds=2, seconds=0.1)
 _FULL_HTTP, _QUICK_HTTP = Spell(rounds=7, seconds=1), Spell(rounds=1, seconds=1)
-_PARTS = ("budget", "flask", "growth", "http", "scale", "servers", "startup")  # beside --asgi
 _CROWD_REQUESTS = 4  # of each of many clients in one slice
 _CROWDS = (1, 64)  # clients at once
 _SESSIONS, _QUICK_SESSIONS, _FEWEST_SESSIONS = 1_000_000, 20_000, 1_000
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--flask", action="store_true", help="the Flask apps, in this process and under gunicorn")
     add("--scale", action="store_true", help="many sessions at once, in memory and in SQLite")
     add("--servers", action="store_true", help="the ASGI apps over Redis and PostgreSQL")
+    add("--instructions", action="store_true", help="bytecode instructions of a request, by module: counts")
     add("--budget", action="store_true", help="backend writes and cookies per thousand requests: counts")
     add("--startup", action="store_true", help="imports, the first request, the command line")
     add("--growth", action="store_true", help="how costs grow with values, keys, sessions, requests at once")
@@ -93,40 +94,80 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parts(options: argparse.Namespace) -> Iterator[_Part]:
-    effort = _QUICK if options.quick else _FULL
-    if options.asgi or not any(getattr(options, name) for name in _PARTS):
-        figures = run(effort, crowds=() if options.memory else _CROWDS)
-        yield _Part("figures", report.as_markdown(figures), report.as_json(figures))
-    if options.http:
-        spell = _QUICK_HTTP if options.quick else _FULL_HTTP
-        http = under_uvicorn.measure_http(_today(), spell)
-        found = {"http": under_uvicorn.as_json(http)}
-        yield _Part(under_uvicorn.HTTP_SECTION, under_uvicorn.as_markdown(http), found)
-    if options.budget:
-        spent = budget.measure_budgets()
-        yield _Part(budget.BUDGET_SECTION, budget.as_markdown(spent), {"budget": budget.as_json(spent)})
-    if options.startup:
-        begun = startup.measure_startup(_today(), quick=options.quick)
-        yield _Part(startup.STARTUP_SECTION, startup.as_markdown(begun), {"startup": startup.as_json(begun)})
-    if options.growth:
-        with TemporaryDirectory() as folder:
-            curves = growth.measure_growth(Path(folder), quick=options.quick)
-        if options.write is not None:
-            growth_report.plotted(curves, options.write.parent)
-        told = {"growth": growth_report.as_json(_today(), curves)}
-        yield _Part(growth_report.GROWTH_SECTION, growth_report.as_markdown(_today(), curves), told)
-    if options.flask:
-        spell = None if options.no_gunicorn else _QUICK_SPELL if options.quick else _FULL_SPELL
-        flask = run_flask(effort, spell)
-        yield _Part(FLASK_SECTION, flask_report.as_markdown(flask), {"flask": flask_report.as_json(flask)})
-    if options.scale:
-        scale = run_scale(options.sessions or (_QUICK_SESSIONS if options.quick else _SESSIONS))
-        yield _Part(SCALE_SECTION, scale_report.as_markdown(scale), {"scale": scale_report.as_json(scale)})
-    if options.servers:
-        from tests.benchmarks import servers
+    for name in [name for name in _PARTS if getattr(options, name)] or ["asgi"]:
+        yield _PARTS[name](options)
 
-        both = servers.measure_servers(_today(), effort, _CROWDS)
-        yield _Part(servers.SERVERS_SECTION, servers.as_markdown(both), {"servers": servers.as_json(both)})
+
+def _asgi(options: argparse.Namespace) -> _Part:
+    figures = run(_effort(options), crowds=() if options.memory else _CROWDS)
+    return _Part("figures", report.as_markdown(figures), report.as_json(figures))
+
+
+def _flask(options: argparse.Namespace) -> _Part:
+    spell = None if options.no_gunicorn else _QUICK_SPELL if options.quick else _FULL_SPELL
+    figures = run_flask(_effort(options), spell)
+    return _Part(FLASK_SECTION, flask_report.as_markdown(figures), {"flask": flask_report.as_json(figures)})
+
+
+def _servers(options: argparse.Namespace) -> _Part:
+    from tests.benchmarks import servers
+
+    figures = servers.measure_servers(_today(), _effort(options), _CROWDS)
+    return _Part(servers.SERVERS_SECTION, servers.as_markdown(figures), {"servers": servers.as_json(figures)})
+
+
+def _scale(options: argparse.Namespace) -> _Part:
+    figures = run_scale(options.sessions or (_QUICK_SESSIONS if options.quick else _SESSIONS))
+    return _Part(SCALE_SECTION, scale_report.as_markdown(figures), {"scale": scale_report.as_json(figures)})
+
+
+def _http(options: argparse.Namespace) -> _Part:
+    figures = under_uvicorn.measure_http(_today(), _QUICK_HTTP if options.quick else _FULL_HTTP)
+    text = under_uvicorn.as_markdown(figures)
+    return _Part(under_uvicorn.HTTP_SECTION, text, {"http": under_uvicorn.as_json(figures)})
+
+
+def _growth(options: argparse.Namespace) -> _Part:
+    with TemporaryDirectory() as folder:
+        curves = growth.measure_growth(Path(folder), quick=options.quick)
+    if options.write is not None:
+        growth_report.plotted(curves, options.write.parent)
+    text = growth_report.as_markdown(_today(), curves)
+    return _Part(growth_report.GROWTH_SECTION, text, {"growth": growth_report.as_json(_today(), curves)})
+
+
+def _startup(options: argparse.Namespace) -> _Part:
+    figures = startup.measure_startup(_today(), quick=options.quick)
+    text = startup.as_markdown(figures)
+    return _Part(startup.STARTUP_SECTION, text, {"startup": startup.as_json(figures)})
+
+
+def _budget(_: argparse.Namespace) -> _Part:
+    figures = budget.measure_budgets()
+    return _Part(budget.BUDGET_SECTION, budget.as_markdown(figures), {"budget": budget.as_json(figures)})
+
+
+def _instructions(_: argparse.Namespace) -> _Part:
+    figures = instructions.measure_instructions()
+    text = instructions.as_markdown(figures)
+    return _Part(instructions.INSTRUCTIONS_SECTION, text, {"instructions": instructions.as_json(figures)})
+
+
+_PARTS: dict[str, Callable[[argparse.Namespace], _Part]] = {
+    "asgi": _asgi,
+    "flask": _flask,
+    "servers": _servers,
+    "scale": _scale,
+    "http": _http,
+    "growth": _growth,
+    "startup": _startup,
+    "budget": _budget,
+    "instructions": _instructions,
+}
+
+
+def _effort(options: argparse.Namespace) -> Effort:
+    return _QUICK if options.quick else _FULL
 
 
 def _number(text: str) -> int:
