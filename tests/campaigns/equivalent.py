@@ -64,8 +64,8 @@ EQUIVALENT: Final[dict[str, tuple[str, ...]]] = {
     "more values are looked at closely than have to be, which finds no less": (
         "changes._suspects: shown is None -> True",
         (
-            "changes._suspects: name in assigned or (text := now.get(name)) is None or text != before.get(name)"
-            " -> True"
+            "changes._suspects: name in assigned or (text := now.get(name)) is None or"
+            " text != before.get(name) -> True"
         ),
         "changes._suspects: (text := now.get(name)) is None -> (text := now.get(name)) is not None",
     ),
