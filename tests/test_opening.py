@@ -63,8 +63,9 @@ def test_just_now_is_less_than_30_seconds_either_way(age: float, *, overtaken: b
     now = 1980.0 + age
     opening, _ = open_with((ID, SECRET, 1_979_999), RECORD, now)
     assert isinstance(opening, Overtaken) is overtaken
-    ended, _ = open_with((ID, SECRET, 1), Ended("logout", 1980.0), now)
-    assert isinstance(ended, JustEnded) is overtaken
+    for reason in ("logout", "superseded"):
+        ended, _ = open_with((ID, SECRET, 1), Ended(reason, 1980.0), now)
+        assert ended == (JustEnded(SessionId(ID), reason) if overtaken else Fresh(ended_because=reason))
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,15 @@ EQUIVALENT: Final[dict[str, tuple[str, ...]]] = {
         "cookies._key_bytes: data.strip() -> data.rstrip()",
         "cookies._key_bytes: data.strip(b'*') -> data.rstrip(b'*')",
     ),
+    "more values are looked at closely than have to be, which finds no less": (
+        "changes._suspects: shown is None -> True",
+        (
+            "changes._suspects: name in assigned or (text := now.get(name)) is None or"
+            " text != before.get(name) -> True"
+        ),
+        "changes._suspects: (text := now.get(name)) is None -> (text := now.get(name)) is not None",
+    ),
+    "it is used only where there is an expiry": ("plan._delta_of: life.expiry is UNSET -> False",),
     "it holds a well-known word besides": ("cookies.<module>: 'topsecret' -> 'XXtopsecretXX'",),
     "a name with a semicolon in it is never ours": (
         "cookies.CookieCodec.names_our_cookie: b';' -> b'XX;XX'",

@@ -14,7 +14,7 @@ from tests.security.parsing import (
     work,
 )
 
-SIZE = 4 * 1024  # bytes: small enough to be counted quickly, large enough for a square to show
+SIZE = 2 * 1024  # bytes: small enough to be counted quickly, large enough for a square to show
 
 
 def growth(parser: Parser, shape: str) -> float:
