@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from threading import get_ident
@@ -45,6 +47,9 @@ class Revocable(Protocol):
         """Close it. May be awaited in another event loop than its own, or in none."""
 
 
+_HEARTBEATS: weakref.WeakSet[Heartbeat] = weakref.WeakSet()
+
+
 class Heartbeat:
     """Rounds over the requests that hold a session, every *interval* seconds or more often."""
 
@@ -63,6 +68,15 @@ class Heartbeat:
         self._here: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle | None] = {}  # None: a round runs
         self._trio: dict[Any, Any] = {}  # by trio's token of the run: the event that begins a round at once
+        _HEARTBEATS.add(self)
+
+    def begin_anew(self) -> None:
+        """In a forked child: the requests in flight, and the loops they are in, are its parent's."""
+        self._core.activity.clear()
+        self._here = None
+        for kept in (self._timers, self._trio, self._wanted):
+            kept.clear()
+        self._watch.forget()
 
     # --- what is done ---
 
@@ -261,3 +275,12 @@ class Heartbeat:
             self._wanted.pop(token, None)
             if not self._trio:
                 self.relax()
+
+
+def _begin_anew() -> None:
+    for heartbeat in list(_HEARTBEATS):
+        heartbeat.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
