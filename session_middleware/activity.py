@@ -77,6 +77,11 @@ class Activity:
         self._holding.pop(request, None)
         request.session_id = request.held = None
 
+    def clear(self) -> None:
+        """Of a forked child: those in flight are in its parent."""
+        self._open.clear()
+        self._holding.clear()
+
     def holding(self, session_id: SessionId) -> list[ActiveRequest]:
         """The requests that hold this session, the oldest first. Looks at all that hold any."""
         return [request for request in list(self._holding) if request.session_id == session_id]

@@ -577,6 +577,11 @@ class Exchange(ActiveRequest):
             self.closed = True
         await self._send(message)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this is a WebSocket of the event loop that runs now."""
+        return self.home is not None and self.home.is_here
+
     async def revoke(self) -> None:
         """Close the WebSocket whose session was ended, in its own loop. An HTTP request is left to finish."""
         if self.home is not None:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from threading import get_ident
 from typing import Any, Protocol, runtime_checkable
 
@@ -36,8 +39,15 @@ _SHORTEST_PAUSE = 0.01  # seconds: with `max_age=0` sessions are over at once, a
 class Revocable(Protocol):
     """A request that can be told that its session was ended: an open WebSocket."""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is in the event loop that runs now."""
+
     async def revoke(self) -> None:
         """Close it. May be awaited in another event loop than its own, or in none."""
+
+
+_HEARTBEATS: weakref.WeakSet[Heartbeat] = weakref.WeakSet()
 
 
 class Heartbeat:
@@ -50,7 +60,7 @@ class Heartbeat:
         """
         self._watch = Watch(port, self.look_at)
         self._subscriptions: list[Callable[[], None]] = []
-        self._wanted: set[SessionId | None] = set()
+        self._wanted: dict[Any, set[SessionId | None]] = {}  # by loop, or trio's token of the run
         self._core = core
         self._operations = operations
         self.interval = interval
@@ -58,6 +68,15 @@ class Heartbeat:
         self._here: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle | None] = {}  # None: a round runs
         self._trio: dict[Any, Any] = {}  # by trio's token of the run: the event that begins a round at once
+        _HEARTBEATS.add(self)
+
+    def begin_anew(self) -> None:
+        """In a forked child: the requests in flight, and the loops they are in, are its parent's."""
+        self._core.activity.clear()
+        self._here = None
+        for kept in (self._timers, self._trio, self._wanted):
+            kept.clear()
+        self._watch.forget()
 
     # --- what is done ---
 
@@ -153,27 +172,31 @@ class Heartbeat:
             self.look_at(SessionId(event.session_id))
 
     def look_at(self, session_id: SessionId | None) -> None:
-        """Soon look after the sockets that hold this session; None: after all. From any thread."""
-        self._wanted.add(session_id)
-        for loop in sorted(self._timers, key=_is_stopped):
-            with contextlib.suppress(RuntimeError):  # closed
-                loop.call_soon_threadsafe(spawn, self._look)
-                return
-        for token in list(self._trio):
-            with contextlib.suppress(RuntimeError):  # trio's run is over
-                token.run_sync_soon(spawn, self._look)
-                return
-        self._wanted.clear()  # nothing runs, so nothing is held
+        """Soon look after the sockets that hold this session, each loop after its own; None: after all.
 
-    async def _look(self) -> None:
-        wanted = set[SessionId | None]()
+        From any thread.
+        """
+        for loop in list(self._timers):
+            self._wanted.setdefault(loop, set()).add(session_id)
+            with contextlib.suppress(RuntimeError):  # closed
+                loop.call_soon_threadsafe(self._look, loop)
+        for token in list(self._trio):
+            self._wanted.setdefault(token, set()).add(session_id)
+            with contextlib.suppress(RuntimeError):  # trio's run is over
+                token.run_sync_soon(self._look, token)
+
+    def _look(self, here: Any) -> None:
+        told, wanted = self._wanted.get(here, set()), set[SessionId | None]()
         with contextlib.suppress(KeyError):  # empty; other threads add to it meanwhile
             while True:
-                wanted.add(self._wanted.pop())
-        if not wanted:  # one before has looked after these too
-            return
+                wanted.add(told.pop())
         held = [one for one in self._core.activity if None in wanted or one.session_id in wanted]
-        await at_most(self.interval, self._look_after_all(one for one in held if isinstance(one, Revocable)))
+        sockets = [one for one in held if isinstance(one, Revocable) and one.is_here]
+        if sockets:  # no task else: this loop may be about to end
+            spawn(partial(self._look_after_some, sockets))
+
+    async def _look_after_some(self, requests: Iterable[ActiveRequest]) -> None:
+        await at_most(self.interval, self._look_after_all(requests))
 
     async def _bounded_round(self) -> None:
         # A backend that hangs would else end the rounds for good.
@@ -185,6 +208,7 @@ class Heartbeat:
         if loop not in self._timers:
             for known in [known for known in list(self._timers) if known.is_closed()]:
                 self._timers.pop(known, None)
+                self._wanted.pop(known, None)
             self._set_timer(loop)
         self._here = (get_ident(), loop)
 
@@ -206,6 +230,7 @@ class Heartbeat:
 
     def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timers.pop(loop, None)
+        self._wanted.pop(loop, None)
         if self._here is not None and self._here[1] is loop:
             self._here = None
         if not self._timers:
@@ -247,9 +272,15 @@ class Heartbeat:
                 await self._bounded_round()
         finally:
             self._trio.pop(token, None)
+            self._wanted.pop(token, None)
             if not self._trio:
                 self.relax()
 
 
-def _is_stopped(loop: asyncio.AbstractEventLoop) -> bool:
-    return not loop.is_running()
+def _begin_anew() -> None:
+    for heartbeat in list(_HEARTBEATS):
+        heartbeat.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

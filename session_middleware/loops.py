@@ -78,19 +78,24 @@ class Home:
     def __init__(self) -> None:
         self._loop = _running_loop()
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs now."""
+        return self._loop is _running_loop()
+
     async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Await *work* at home; elsewhere let it begin at home soon. *work* handles its own errors.
 
         A no-op where the loop is over.
         """
-        if self._loop is _running_loop():
+        if self.is_here:
             await work()
         else:
             self._soon(spawn, work)
 
     def call(self, function: Callable[[], object]) -> None:
         """The same for a plain call."""
-        if self._loop is _running_loop():
+        if self.is_here:
             function()
         else:
             self._soon(function)

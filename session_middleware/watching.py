@@ -46,6 +46,10 @@ class Watch:
             self._stop()
         self._loop = self._stop = None
 
+    def forget(self) -> None:
+        """In a forked child: what runs, runs in its parent."""
+        self._loop = self._stop = None
+
     async def _forever(self) -> None:
         failures = 0
         while True:

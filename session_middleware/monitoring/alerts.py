@@ -211,6 +211,12 @@ class AlertBook:
         judged = [state.judge(value, now) for state in states]
         return [change for change in judged if change is not None]
 
+    def begin_anew(self) -> None:
+        """Forget what was counted and when alerts were cleared; those that are raised stay raised."""
+        for state in self._states.values():
+            state.count = SlidingCount(state.rule.within)
+            state.cleared_at = float("-inf")
+
     def tick(self, gauges: Mapping[str, float | None], now: float) -> list[Change]:
         """What the passing of time, and the gauges as they are now, raise or clear."""
         changes = []

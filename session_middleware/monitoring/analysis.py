@@ -119,6 +119,14 @@ class Analysis:
         self._ticked = max(self._ticked, now)
         self.outbox += self.alerts.tick(self.gauges(now), now)
 
+    def begin_anew(self, now: float) -> None:
+        """The clock was set back: what lies ahead of it now is no recent past. Totals and days stay."""
+        self._rates = Rates()
+        self._suspicion = Suspicion()
+        self._suspicion.begin(now)
+        self.alerts.begin_anew()
+        self._ticked = now
+
     def day(self, moment: float) -> Figures:
         """The figures of that day; a day too many pushes out the oldest."""
         key = int(moment) // DAY  # no moment lies before the epoch

@@ -48,6 +48,7 @@ __all__ = ["SessionMonitor", "get_session_monitor"]
 
 _QUIET: Final = frozenset(name for name, kind in EVENTS.items() if kind.level == "debug")
 _FLUSH: Final = 5.0  # seconds between two writes to the store
+_SET_BACK: Final = 60.0  # seconds by which a clock may go back unnoticed
 _ROUNDS: Final = 3  # an alert is an event, which may raise another alert
 
 
@@ -69,6 +70,7 @@ class SessionMonitor:
     _worker: Worker | None = None
     _is_live = False
     _flushed = float("-inf")
+    _seen = float("-inf")  # the clock, when it was looked at last
 
     def __init__(
         self,
@@ -369,12 +371,14 @@ class SessionMonitor:
         try:
             self.drain()
             with self._lock:
-                if self.clock() - self._flushed >= _FLUSH:
+                if abs(self.clock() - self._flushed) >= _FLUSH:  # it may have been set back
                     self._flush()
         except Exception:  # noqa: BLE001 - counted, and shown in the statistics
             self.errors += 1
 
     def _take_in(self) -> None:
+        if self._is_live:
+            self._note_time()
         for item in self._inbox.take_all():
             self._count_in(item)
         now = self._now()
@@ -390,6 +394,12 @@ class SessionMonitor:
             self._analysis.tick(now)
         if self._exporters:
             self._show_gauges(now)
+
+    def _note_time(self) -> None:
+        now, before = self.clock(), self._seen
+        self._seen = now
+        if now < before - _SET_BACK:
+            self._analysis.begin_anew(now)
 
     def _count(self, name: str, now: float, more: int) -> None:
         self._analysis.count(name, now, more)

@@ -210,6 +210,17 @@ def test_a_round_without_a_loop_closes_a_socket_in_its_own(make_site: Callable[.
     manager.blocking.stop(timeout=0)
 
 
+def test_a_loop_that_ends_as_it_is_told_keeps_no_socket_of_another_open(
+    make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site()
+    sockets, ending = site.sockets(), site.loops[0].loop
+    with monkeypatch.context() as patched:
+        patched.setattr(ending, "call_soon_threadsafe", lambda *_: None)  # it takes it in, and runs no more
+        site.loops[1].run(site.manager.delete_session(site.held()[1]))
+    assert site.loops[1].run(closing(sockets[1])) == 1008
+
+
 def test_a_socket_that_is_closed_in_the_loop_that_finds_it_is_caught(
     make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,9 +330,8 @@ def test_who_gives_up_its_turn_while_another_looks_whom_it_waits_for_harms_nothi
 def test_what_is_to_be_looked_at_while_a_look_begins_is_looked_at_by_the_next(
     manager: SessionManager,
 ) -> None:
-    heartbeat = manager.heartbeat
-    wanted = heartbeat._wanted
-    heartbeat._wanted.add(None)
-    asyncio.run(heartbeat._look())
+    heartbeat, loop = manager.heartbeat, object()
+    wanted = heartbeat._wanted[loop] = {None}
+    heartbeat._look(loop)
     wanted.add(SessionId("one"))  # by a thread that had found the set before
-    assert heartbeat._wanted == {"one"}
+    assert heartbeat._wanted[loop] == {"one"}

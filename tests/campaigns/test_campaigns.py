@@ -109,6 +109,38 @@ def test_nine_of_ten_changes_of_what_decides_are_noticed_by_the_tests() -> None:
     run("tests.campaigns.mutation", "--seed", "2026", "--count", "200")
 
 
+ON_EACH = pytest.mark.parametrize("backend", ["memory", "sqlite", "redis", "postgres"])
+
+
+@ON_EACH
+def test_while_clocks_jump_each_session_lives_exactly_until_its_deadline(backend: str) -> None:
+    count = "5000" if backend == "memory" else "300"
+    run("tests.clocks.wandering", "--backend", backend, "--seed", "2026", "--count", count)
+
+
+@ON_EACH
+def test_a_thousand_starts_and_stops_leave_nothing_behind(backend: str) -> None:
+    run("tests.process.starts", "--backend", backend, "--count", "1000")
+
+
+@ON_EACH
+def test_event_loops_in_several_threads_lose_nothing_and_close_their_sockets(backend: str) -> None:
+    run("tests.process.loops", "--backend", backend, "--seed", "2026", "--count", "300")
+
+
+@pytest.mark.parametrize("how", [(), ("--control",)], ids=["product", "control"])
+@pytest.mark.parametrize("backend", ["sqlite", "redis", "postgres"])
+def test_sigterm_with_500_requests_in_flight_loses_nothing_acknowledged_but_in_the_control(
+    backend: str, how: tuple[str, ...]
+) -> None:
+    run("tests.process.shutdown", "--backend", backend, "--seed", "2026", "--rounds", "20", *how)
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+def test_eight_cleaners_on_a_million_rows_remove_nothing_that_was_renewed(backend: str) -> None:
+    run("tests.process.cleaners", "--backend", backend, "--seed", "2026", "--rows", "1000000")
+
+
 def run(module: str, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False

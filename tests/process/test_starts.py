@@ -13,7 +13,7 @@ from session_middleware.backends.urls import backend_from
 from tests.clocks.wandering import MakeBackend
 from tests.process.starts import ROUNDS, Lifespans, NewManagers, grown
 
-COUNTS = {"memory": 40, "sqlite": 6, "redis": 6, "postgres": 4}
+COUNTS = {"memory": 40, "sqlite": 5, "redis": 5, "postgres": 3}
 
 
 @pytest.fixture(params=COUNTS)
