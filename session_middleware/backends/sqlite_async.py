@@ -185,7 +185,7 @@ class AsyncPort(SQLitePort):
             if self._pair is not pair:
                 return
             self._pair = None
-        _ = self._lanes_here().detached(pair.close())
+        pair.let_go()
 
     async def _abandon(self, pair: Pair) -> None:
         with self._guard:

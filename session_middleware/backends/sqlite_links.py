@@ -90,7 +90,10 @@ class Link:
 
     def let_go(self) -> None:
         """As `close`, on the worker thread, which tells nobody: the event loop may be over by then."""
-        getattr(self.database, "_tx").put_nowait((None, self._end))  # noqa: B009  (aiosqlite's own)
+        if self.thread.is_alive():
+            getattr(self.database, "_tx").put_nowait((None, self._end))  # noqa: B009  (aiosqlite's own)
+        else:
+            self._end()
 
     def _end(self) -> None:
         self.handle.retire()
