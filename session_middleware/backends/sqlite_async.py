@@ -59,7 +59,11 @@ class AsyncPort(SQLitePort):
                 await asyncio.shield(lanes.detached(pair.close()))
             except asyncio.CancelledError:  # a loop that ends may not even begin to close it
                 pair.let_go()
+                self._retire_all()
                 raise
+        self._retire_all()
+
+    def _retire_all(self) -> None:
         for handle in list(self._handles):
             handle.retire()
 

@@ -46,6 +46,7 @@ __all__ = ["OPERATIONS", "Experiment", "Figures", "Operation", "World", "at_rest
 State: TypeAlias = dict[str, Any]
 Act: TypeAlias = Callable[[Session], Any]
 LOOP_ENDED = "loop ended"
+THREADS_OF_SQLITE = 4  # two connections, and who waits for the end of their threads
 DEADLINE = 30.0  # seconds: what is not over by then never is
 
 
@@ -260,6 +261,9 @@ class World:
         self.problems: list[str] = []
         self.forget_events()
         self._runner = asyncio.Runner()
+        self.threads = threading.active_count() + (
+            THREADS_OF_SQLITE if "sqlite" in self.manager.backend.url else 0
+        )
         self.run(self.manager.open())
         self._runner.get_loop().set_exception_handler(self._note)
         self._hook, threading.excepthook = threading.excepthook, self._note_in_thread
@@ -386,7 +390,6 @@ async def at_rest(manager: SessionManager) -> dict[str, Any]:
             set(manager.finisher._tasks),
             [task for task in loops._background if not task.done()],
         ),
-        "threads": threading.active_count(),
         "files": _open_files(_REST_FILES.get(kind, _none_pooled)(port), kind),
         "backend": await _REST.get(kind, _nothing_to_see)(port),
     }
@@ -538,7 +541,7 @@ class Experiment:
         where = f"{self}, at suspension {at}"
         allowed = [before, *allowed, *([_made_in_vain(before, allowed[0])] if self.way == LOOP_ENDED else ())]
         assert self._is_allowed(state, allowed), f"{where}: half done\n{_told(state, allowed)}"
-        until(lambda: threading.active_count() <= rest["threads"], f"{where}: threads have ended")
+        until(lambda: threading.active_count() <= self.world.threads, f"{where}: threads have ended")
         left = self.world.run(at_rest(self.world.manager))
         if left != rest and gc.collect():  # as above
             left = self.world.run(at_rest(self.world.manager))

@@ -160,7 +160,7 @@ async def _rest(world: World) -> Any:
     """Without what the proxy has in this process."""
     await world.settle()
     rest = await at_rest(world.manager)
-    return {name: what for name, what in rest.items() if name not in {"threads", "files"}}
+    return {name: what for name, what in rest.items() if name != "files"}
 
 
 def run(url: str, port: int, seed: int, users: int, visits: int) -> Figures:
