@@ -30,14 +30,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from session_middleware import Session, SessionManager, loops
+from session_middleware import MemoryBackend, Session, SessionManager, loops
 from session_middleware.backends import postgres_links
 from session_middleware.backends.urls import backend_from
 from session_middleware.jobs import MOVED_AT, moved_at
-from session_middleware.record import Record
+from session_middleware.record import Record, SessionId, replace
 from session_middleware.testing.clock import ManualClock
+from session_middleware.values import Values
 from tests.asgi.harness import App, Client, Site, chat, page
 from tests.asgi.test_cancellation import request
+from tests.manager.damage import write
 from tests.security.interrupting import LAST, WAYS, Way, ended_loop, uninterrupted
 from tests.servers.processes import until
 
@@ -108,6 +110,7 @@ class Operation(NamedTuple):
     between: tuple[Callable[[World], Coroutine[Any, Any, Any]], ...] = ()
     each_for_itself: bool = False  # several sessions, of which some may be done and others not
     later: float = 60  # seconds after the sessions were seen last
+    prepare: Callable[[World], object] = bool
 
 
 def visit(
@@ -207,6 +210,16 @@ async def live(world: World) -> None:
         await visit(handler(change))(world)
 
 
+def damaged(world: World) -> None:
+    """What ada's session holds cannot be read."""
+    id_, port = SessionId(world.ids["ada"]), world.manager.performer.port
+    if isinstance(world.manager.backend, MemoryBackend):
+        records: Any = getattr(port, "_records")  # noqa: B009  (past the port)
+        records[id_] = replace(records[id_], data=Values(b'{"a":1,'))
+    else:
+        write(world.manager.backend, "data", b'{"a":1,', id_)
+
+
 def calls() -> Iterator[Operation]:
     """One of each kind; several sessions are done one by one, or all in one step of the backend."""
 
@@ -235,6 +248,9 @@ def calls() -> Iterator[Operation]:
     )
     yield one("end_all_before", lambda manager, _: manager.end_all_before(manager.clock()))
     yield one("erase_user", lambda manager, _: manager.erase_user("ada"), each=True)
+    yield Operation(
+        "recover_session", called(lambda world, id_: world.manager.recover_session(id_)), prepare=damaged
+    )
     yield one("set_status", lambda manager, id_: manager.set_status(id_, "processing"))
     yield one("set_progress", lambda manager, id_: manager.set_progress(id_, 1, 2))
     yield one("put_item", lambda manager, id_: manager.put_item(id_, 1, "item"))
@@ -522,6 +538,7 @@ class Experiment:
         world = self.world
         world.run(world.begin())
         world.clock.advance(self.operation.later)
+        self.operation.prepare(world)
         before: State = world.run(world.look())
         return before
 

@@ -67,6 +67,20 @@ def test_the_interpreter_ends_although_requests_were_cut_short_and_nothing_was_c
     assert done.returncode == 0, done.stderr
 
 
+HANGS = """
+import asyncio, aiosqlite
+async def main():
+    return await aiosqlite.connect(":memory:")  # on a thread that is no daemon
+left = asyncio.run(main())
+"""
+
+
+@pytest.mark.campaign  # it takes its time
+def test_an_interpreter_that_does_not_end_is_found() -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run([sys.executable, "-c", HANGS], timeout=5, check=False)
+
+
 # --- controls ------------------------------------------------------------------------------------------
 
 
