@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -145,4 +146,18 @@ def test_a_task_that_is_left_running_is_found(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(AssertionError, match="left over"):
         Experiment(world, Operation("forget", lambda _: begin_and_forget()), "cancelled", Figures()).run()
     forgotten.set()
+    world.close()
+
+
+def test_a_descriptor_that_is_left_open_is_found() -> None:
+    world, opened = World(MemoryBackend()), []
+
+    async def open_and_forget() -> None:
+        opened.append(os.dup(0))
+        await asyncio.sleep(0)
+
+    with pytest.raises(AssertionError, match=r"left over\nfiles"):
+        Experiment(world, Operation("forget", lambda _: open_and_forget()), "cancelled", Figures()).run()
+    for one in opened:
+        os.close(one)
     world.close()
