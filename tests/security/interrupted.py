@@ -2,15 +2,14 @@
 
 After each interruption everything is looked at:
 
-* what is stored is as before or as afterwards, never half (`Operation.allowed`);
+* what is stored is as before or as afterwards, never half (or as `Operation.between` says);
 * no request, lock, task, thread, file descriptor or connection is left over, no transaction is open;
 * the next requests are right, each visitor's own, and so is a transaction on the same session.
 
 `python -m tests.security.interrupted --backend redis://… --count 100` does it for every operation in every
 way, with a hundred requests after each interruption, and prints figures.
 
-Reading order: `OPERATIONS` (what is interrupted), `World` (where), `Experiment`. What nothing may be left over
-of is in `at_rest`.
+Reading order: `OPERATIONS` (what is interrupted), `World` (where), `Experiment`; and `at_rest`.
 """
 
 from __future__ import annotations
