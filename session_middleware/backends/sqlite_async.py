@@ -59,7 +59,11 @@ class AsyncPort(SQLitePort):
                 await asyncio.shield(lanes.detached(pair.close()))
             except asyncio.CancelledError:  # a loop that ends may not even begin to close it
                 pair.let_go()
+                self._retire_all()
                 raise
+        self._retire_all()
+
+    def _retire_all(self) -> None:
         for handle in list(self._handles):
             handle.retire()
 
@@ -185,7 +189,7 @@ class AsyncPort(SQLitePort):
             if self._pair is not pair:
                 return
             self._pair = None
-        _ = self._lanes_here().detached(pair.close())
+        pair.let_go()
 
     async def _abandon(self, pair: Pair) -> None:
         with self._guard:

@@ -90,11 +90,14 @@ class Link:
 
     def let_go(self) -> None:
         """As `close`, on the worker thread, which tells nobody: the event loop may be over by then."""
-        getattr(self.database, "_tx").put_nowait((None, self._end))  # noqa: B009  (aiosqlite's own)
+        setattr(self.database, "_connection", None)  # noqa: B010  (not aiosqlite's to close)
+        if self.thread.is_alive():
+            getattr(self.database, "_tx").put_nowait((None, self._end))  # noqa: B009  (aiosqlite's own)
+        else:
+            self._end()
 
     def _end(self) -> None:
         self.handle.retire()
-        setattr(self.database, "_connection", None)  # noqa: B010  (as above)
         _ = self.database.stop()  # in a thread without an event loop there is nothing to await
 
     async def abandon(self) -> None:

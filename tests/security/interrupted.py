@@ -2,15 +2,14 @@
 
 After each interruption everything is looked at:
 
-* what is stored is as before or as afterwards, never half (`Operation.allowed`);
+* what is stored is as before or as afterwards, never half (or as `Operation.between` says);
 * no request, lock, task, thread, file descriptor or connection is left over, no transaction is open;
 * the next requests are right, each visitor's own, and so is a transaction on the same session.
 
 `python -m tests.security.interrupted --backend redis://… --count 100` does it for every operation in every
 way, with a hundred requests after each interruption, and prints figures.
 
-Reading order: `OPERATIONS` (what is interrupted), `World` (where), `at_rest` (what may be left over),
-`Experiment`.
+Reading order: `OPERATIONS` (what is interrupted), `World` (where), `Experiment`; and `at_rest`.
 """
 
 from __future__ import annotations
@@ -18,34 +17,33 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import re
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from session_middleware import Session, SessionManager, loops
-from session_middleware.backends import postgres_links
+from session_middleware import MemoryBackend, Session, SessionManager
 from session_middleware.backends.urls import backend_from
 from session_middleware.jobs import MOVED_AT, moved_at
-from session_middleware.record import Record
+from session_middleware.record import Record, SessionId, replace
 from session_middleware.testing.clock import ManualClock
+from session_middleware.values import Values
 from tests.asgi.harness import App, Client, Site, chat, page
 from tests.asgi.test_cancellation import request
+from tests.manager.damage import write
+from tests.security.at_rest import at_rest
 from tests.security.interrupting import LAST, WAYS, Way, ended_loop, uninterrupted
 from tests.servers.processes import until
 
-__all__ = ["OPERATIONS", "Experiment", "Figures", "Operation", "World", "at_rest", "main"]
+__all__ = ["OPERATIONS", "Experiment", "Figures", "Operation", "World", "main"]
 
 State: TypeAlias = dict[str, Any]
 Act: TypeAlias = Callable[[Session], Any]
 LOOP_ENDED = "loop ended"
+THREADS_OF_SQLITE = 4  # two connections, and who waits for the end of their threads
 DEADLINE = 30.0  # seconds: what is not over by then never is
 
 
@@ -107,6 +105,7 @@ class Operation(NamedTuple):
     between: tuple[Callable[[World], Coroutine[Any, Any, Any]], ...] = ()
     each_for_itself: bool = False  # several sessions, of which some may be done and others not
     later: float = 60  # seconds after the sessions were seen last
+    prepare: Callable[[World], object] = bool
 
 
 def visit(
@@ -206,6 +205,16 @@ async def live(world: World) -> None:
         await visit(handler(change))(world)
 
 
+def damaged(world: World) -> None:
+    """What ada's session holds cannot be read."""
+    id_, port = SessionId(world.ids["ada"]), world.manager.performer.port
+    if isinstance(world.manager.backend, MemoryBackend):
+        records: Any = getattr(port, "_records")  # noqa: B009  (past the port)
+        records[id_] = replace(records[id_], data=Values(b'{"a":1,'))
+    else:
+        write(world.manager.backend, "data", b'{"a":1,', id_)
+
+
 def calls() -> Iterator[Operation]:
     """One of each kind; several sessions are done one by one, or all in one step of the backend."""
 
@@ -234,6 +243,9 @@ def calls() -> Iterator[Operation]:
     )
     yield one("end_all_before", lambda manager, _: manager.end_all_before(manager.clock()))
     yield one("erase_user", lambda manager, _: manager.erase_user("ada"), each=True)
+    yield Operation(
+        "recover_session", called(lambda world, id_: world.manager.recover_session(id_)), prepare=damaged
+    )
     yield one("set_status", lambda manager, id_: manager.set_status(id_, "processing"))
     yield one("set_progress", lambda manager, id_: manager.set_progress(id_, 1, 2))
     yield one("put_item", lambda manager, id_: manager.put_item(id_, 1, "item"))
@@ -260,6 +272,9 @@ class World:
         self.problems: list[str] = []
         self.forget_events()
         self._runner = asyncio.Runner()
+        self.threads = threading.active_count() + (
+            THREADS_OF_SQLITE if "sqlite" in self.manager.backend.url else 0
+        )
         self.run(self.manager.open())
         self._runner.get_loop().set_exception_handler(self._note)
         self._hook, threading.excepthook = threading.excepthook, self._note_in_thread
@@ -367,100 +382,6 @@ def _writes(session: Session, number: int) -> None:
     session["mine"] = number
 
 
-# --- what is left over ---------------------------------------------------------------------------------
-
-
-async def at_rest(manager: SessionManager) -> dict[str, Any]:
-    """Everything that is counted or held somewhere. The same before and after, or something leaked."""
-    core, port = manager._core, manager.performer.port
-    kind = type(port).__module__.rpartition(".")[2]
-    return {
-        "active requests": (
-            len(manager.activity),
-            list(manager.activity),
-            manager.get_metrics()["active_requests"],
-        ),
-        "locks": (dict(core.held), dict(core.turns._queues), dict(core.turns._waiting)),
-        "tasks": (
-            len(asyncio.all_tasks()),
-            set(manager.finisher._tasks),
-            [task for task in loops._background if not task.done()],
-        ),
-        "threads": threading.active_count(),
-        "files": _open_files(_REST_FILES.get(kind, _none_pooled)(port), kind),
-        "backend": await _REST.get(kind, _nothing_to_see)(port),
-    }
-
-
-def _open_files(pooled: int, kind: str) -> Counter[str]:
-    """By what they are; sockets but for those in a pool.
-
-    SQLite keeps the descriptor of a closed connection for the next one as long as others have locks.
-    """
-    folder = Path("/proc/self/fd")
-    found: Counter[str] = Counter()
-    for file in folder.iterdir():
-        with suppress(OSError):  # that of the folder itself
-            found[re.sub(r"\[\d+\]", "", str(file.readlink()))] += 1
-    found["socket:"] -= pooled
-    for name in found:
-        if kind == "sqlite_async" and name.endswith(".db") and found[name] <= 4:
-            found[name] = 2
-    return found
-
-
-async def _nothing_to_see(_: Any) -> Any:
-    return None
-
-
-async def _sqlite_at_rest(port: Any) -> Any:
-    pair = port._pair
-    lanes = port._lanes_here()
-    open_transactions = [link.handle.connection.in_transaction for link in (pair.writer, pair.reader)]
-    waiting = [len(link.waiting) for link in (pair.writer, pair.reader)]
-    return open_transactions, waiting, [_lane_at_rest(lane) for lane in (lanes.reader, lanes.writer)]
-
-
-async def _redis_at_rest(port: Any) -> Any:
-    mine = await port._links._of_this_loop()
-    pool = mine.client.connection_pool
-    return len(pool._in_use_connections), [_lane_at_rest(lane) for lane in (mine.quick, mine.slow)]
-
-
-def _pooled_of_redis(port: Any) -> int:
-    clients = [mine.client for mine, _ in port._links._loops.values()]
-    return sum(
-        one.is_connected for client in clients for one in client.connection_pool._available_connections
-    )
-
-
-async def _postgres_at_rest(port: Any) -> Any:
-    mine = port._links._of_this_loop()
-    usable = all(postgres_links._is_usable(connection) for connection in mine.idle)
-    lane = port._lanes.get(asyncio.get_running_loop())
-    return mine.free._value, usable, None if lane is None else _lane_at_rest(lane)
-
-
-def _pooled_of_postgres(port: Any) -> int:
-    return sum(len(mine.idle) for mine in port._links._loops.values())
-
-
-def _none_pooled(_: Any) -> int:
-    return 0
-
-
-def _lane_at_rest(lane: Any) -> Any:
-    return lane.is_busy, len(lane._inbox)
-
-
-_REST: dict[str, Any] = {
-    "sqlite_async": _sqlite_at_rest,
-    "redis": _redis_at_rest,
-    "postgres": _postgres_at_rest,
-}
-_REST_FILES: dict[str, Any] = {"redis": _pooled_of_redis, "postgres": _pooled_of_postgres}
-
-
 # --- the experiment ------------------------------------------------------------------------------------
 
 
@@ -519,6 +440,7 @@ class Experiment:
         world = self.world
         world.run(world.begin())
         world.clock.advance(self.operation.later)
+        self.operation.prepare(world)
         before: State = world.run(world.look())
         return before
 
@@ -538,7 +460,7 @@ class Experiment:
         where = f"{self}, at suspension {at}"
         allowed = [before, *allowed, *([_made_in_vain(before, allowed[0])] if self.way == LOOP_ENDED else ())]
         assert self._is_allowed(state, allowed), f"{where}: half done\n{_told(state, allowed)}"
-        until(lambda: threading.active_count() <= rest["threads"], f"{where}: threads have ended")
+        until(lambda: threading.active_count() <= self.world.threads, f"{where}: threads have ended")
         left = self.world.run(at_rest(self.world.manager))
         if left != rest and gc.collect():  # as above
             left = self.world.run(at_rest(self.world.manager))

@@ -24,24 +24,24 @@ Way: TypeAlias = Callable[[Make, int], Coroutine[Any, Any, bool]]
 
 
 class Steps:
-    """How often what runs under it was suspended; at number *at*, and at that alone, it calls `act`."""
+    """How often what runs under it was suspended; at number *at*, and at that alone, it calls `act`.
+
+    Which answers False where it came too late: what was to be interrupted is over, and another task goes on.
+    """
 
     def __init__(self, at: int) -> None:
         self.number = 0
+        self.was_hit = False
         self.act: Callable[[], object] = bool
         self._at = at
         self._is_over = False
-
-    @property
-    def was_hit(self) -> bool:
-        return self.number >= self._at
 
     def note(self) -> None:
         """One more."""
         if not self._is_over:
             self.number += 1
             if self.number == self._at:
-                self.act()
+                self.was_hit = self.act() is not False
 
     @contextlib.asynccontextmanager
     async def counting(self) -> AsyncIterator[None]:
@@ -114,9 +114,9 @@ async def cancelled_twice(make: Make, at: int) -> bool:
     """The same, and once more as soon as anything is suspended again."""
     steps = Steps(at)
 
-    def act(task: asyncio.Task[Any]) -> None:
-        task.cancel()
+    def act(task: asyncio.Task[Any]) -> bool:
         asyncio.get_running_loop().call_soon(task.cancel)
+        return task.cancel()
 
     return await _ended(make, steps, act)
 
@@ -190,7 +190,7 @@ def ended_loop(make: Make, at: int) -> bool:
         async with steps.counting():
             task = asyncio.get_running_loop().create_task(make())
             task.add_done_callback(lambda _: over.done() or over.set_result(None))
-            steps.act = lambda: over.done() or over.set_result(None)
+            steps.act = lambda: not over.done() and over.set_result(None)
             await over
         if task.done() and not task.cancelled():
             task.result()

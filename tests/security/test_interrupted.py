@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,20 @@ def test_the_interpreter_ends_although_requests_were_cut_short_and_nothing_was_c
     command += ["--stride", str(STRIDE)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
+
+
+HANGS = """
+import asyncio, aiosqlite
+async def main():
+    return await aiosqlite.connect(":memory:")  # on a thread that is no daemon
+left = asyncio.run(main())
+"""
+
+
+@pytest.mark.campaign  # it takes its time
+def test_an_interpreter_that_does_not_end_is_found() -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run([sys.executable, "-c", HANGS], timeout=5, check=False)
 
 
 # --- controls ------------------------------------------------------------------------------------------
@@ -131,4 +146,18 @@ def test_a_task_that_is_left_running_is_found(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(AssertionError, match="left over"):
         Experiment(world, Operation("forget", lambda _: begin_and_forget()), "cancelled", Figures()).run()
     forgotten.set()
+    world.close()
+
+
+def test_a_descriptor_that_is_left_open_is_found() -> None:
+    world, opened = World(MemoryBackend()), []
+
+    async def open_and_forget() -> None:
+        opened.append(os.dup(0))
+        await asyncio.sleep(0)
+
+    with pytest.raises(AssertionError, match=r"left over\nfiles"):
+        Experiment(world, Operation("forget", lambda _: open_and_forget()), "cancelled", Figures()).run()
+    for one in opened:
+        os.close(one)
     world.close()

@@ -18,7 +18,13 @@ import pytest
 from rich.traceback import Traceback
 from structlog.tracebacks import ExceptionDictTransformer
 
-from session_middleware import MemoryBackend, SessionDataError, SessionManager, SessionMiddleware
+from session_middleware import (
+    BackendError,
+    MemoryBackend,
+    SessionDataError,
+    SessionManager,
+    SessionMiddleware,
+)
 from session_middleware.backends import hiding
 from session_middleware.backends.base import Colour
 from tests.security.test_canary import KEY, VALUE, Told, parts_of
@@ -254,6 +260,31 @@ def failures_at(
     return [one for problem in problems for one in chain(problem)], parts_of(cookie)
 
 
+def failures_in_a_thread(
+    server: Any, spoil: Callable[[Any, str, Proxy], None]
+) -> tuple[list[BaseException], dict[str, str]]:
+    """The same over the blocking port."""
+    problems: list[BaseException] = []
+
+    def main(url: str, between: Proxy) -> dict[str, str]:
+        manager = SessionManager(url.replace(f":{server.port}", f":{between.port}", 1))
+        sessions = manager.blocking
+        session = sessions.create_session("ada", {"kept": VALUE})
+        session["note"] = VALUE
+        spoil(server, url, between)
+        for call, one in (("save", session), ("cycle_session", session.id), ("renew_session", session.id)):
+            with pytest.raises(BackendError) as caught:
+                getattr(sessions, call)(one)
+            problems.append(caught.value)
+        sessions.stop()
+        return {"value": VALUE, "secret": session.life.record.secret}
+
+    url = server.new_store()
+    with proxy(server.port) as between:
+        canaries = main(url, between)
+    return [one for problem in problems for one in chain(problem)], canaries
+
+
 def chain(problem: BaseException | None) -> Iterator[BaseException]:
     """It, and what it came of."""
     while problem is not None:
@@ -270,10 +301,11 @@ def server(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("spoil", [refuse, cut])
+@pytest.mark.parametrize("failures", [failures_at, failures_in_a_thread])
 def test_nor_does_one_of_a_real_server_that_fails(
-    server: Any, spoil: Callable[[Any, str, Proxy], None]
+    server: Any, failures: Callable[..., Any], spoil: Callable[[Any, str, Proxy], None]
 ) -> None:
-    problems, canaries = failures_at(server, spoil)
+    problems, canaries = failures(server, spoil)
     told = Told()
     for shown in TRACKERS:
         for problem in problems:
