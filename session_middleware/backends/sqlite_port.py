@@ -22,7 +22,13 @@ from session_middleware.backends.sql_figures import Sums
 from session_middleware.backends.sqlite_batches import Wal, write
 from session_middleware.backends.sqlite_file import Place, identity, open_connection, translated
 from session_middleware.backends.sqlite_handles import Handle, keep_forever, let_go_before_forks
-from session_middleware.errors import BackendClosed, BackendError, BackendUnavailable, WrongProcess
+from session_middleware.errors import (
+    BackendClosed,
+    BackendError,
+    BackendUnavailable,
+    ConfigurationError,
+    WrongProcess,
+)
 from session_middleware.record import Committed, CreateResult, Delta, Record, Refused, SessionId
 from session_middleware.where import Where
 
@@ -44,6 +50,7 @@ class SQLitePort:
     def __init__(self, place: Place) -> None:
         self.place = place
         self._closed = False
+        self._was_open = False  # since this object was made
         self._forked = False  # a connection could not be let go before a fork: unsafe from now on
         self._unsafe = False  # the same, found before the fork that is under way
         self._opening = threading.Lock()  # held while a connection is opened, and throughout a fork
@@ -199,9 +206,19 @@ class SQLitePort:
     def _opened_handle(self, *, reader: bool) -> Handle:
         """A connection that is ready. In the thread that will use it; never during a fork."""
         with self._opening:
-            handle = Handle(open_connection(self.place, reader=reader), identity(self.place.path))
+            handle = Handle(self._connected(reader=reader), identity(self.place.path))
+            self._was_open = True
             self._handles = {known for known in self._handles if not known.retired} | {handle}
             return handle
+
+    def _connected(self, *, reader: bool) -> sqlite3.Connection:
+        """What makes a place unfit is a setting at first; once it was open, it is a fault of the place."""
+        try:
+            return open_connection(self.place, reader=reader)
+        except ConfigurationError as problem:
+            if not self._was_open:
+                raise
+            raise BackendUnavailable(str(problem)) from problem
 
     def _transaction(
         self, operations: Sequence[Operation[Any]], connection: sqlite3.Connection
