@@ -1,4 +1,4 @@
-"""A bounded slice of the kill campaign; `make campaign` runs 300 kills."""
+"""A bounded slice of the kill campaign; `make campaign` runs 2,000 kills."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ def test_the_harness_catches_a_backend_that_writes_behind() -> None:
 
 
 @pytest.mark.campaign
-def test_three_hundred_kills_lose_nothing() -> None:
-    status, figures = kill("--kills", "300", "--seed", "2026")
+def test_two_thousand_kills_lose_nothing() -> None:
+    status, figures = kill("--kills", "2000", "--seed", "2027")
     assert status == 0, figures
     assert figures["lost"] == figures["revived"] == figures["broken"] == 0

@@ -19,7 +19,7 @@ from session_middleware.record import CREATED, Committed, CreateResult, Delta, R
 from tests.crash.harness import WriteBehind
 from tests.disk.visits import STEPS, Visitor, site
 
-__all__ = ["Wrapped", "main", "take"]
+__all__ = ["Swallowing", "Wrapped", "main", "take"]
 
 
 class Swallowing:
