@@ -75,7 +75,11 @@ class Analysis:
     def take(self, event: SessionEvent) -> None:
         """Take in one event."""
         now, name, weight = event.timestamp, event.name, weight_of(event)
-        self._advance(now)
+        newest = self.newest
+        if newest is None or now - self._ticked >= _TICK:
+            self._advance(now)
+        elif now > newest:
+            self.newest = now
         figures = self.day(now)
         figures.take(event, weight)
         self._rates.add(name, now, weight)

@@ -6,6 +6,7 @@ and of before a restart are added), `statistics` (what a reader gets).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -264,9 +265,11 @@ def measured(event: SessionEvent) -> tuple[str, float] | None:
     if found is None:
         return None
     kind, key = found
-    value = number(event.fields.get(key))
-    if value is None:
-        return None
+    value = event.fields.get(key)
+    if type(value) is not float or not math.isfinite(value):  # as nearly all are
+        value = number(value)
+        if value is None:
+            return None
     return kind, value if key != _BEGIN else max(0.0, event.timestamp - value)
 
 
