@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from datetime import datetime
 from threading import Lock, RLock
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakSet, ref
 
 import msgspec
 
 from session_middleware.errors import ConfigurationError
 from session_middleware.events import EVENTS
-from session_middleware.manager import SessionManager
 from session_middleware.monitoring.alerts import DEFAULTS, Alert, Change
 from session_middleware.monitoring.analysis import DAY, Analysis
 from session_middleware.monitoring.export import exported, row_of
@@ -43,6 +42,9 @@ from session_middleware.monitoring.lines import LineReader
 from session_middleware.monitoring.recording import Inbox, Item, Ledger, Worker
 from session_middleware.monitoring.store import FigureStore
 from session_middleware.monitoring.suspicion import Finding
+
+if TYPE_CHECKING:
+    from session_middleware.manager import SessionManager
 
 __all__ = ["SessionMonitor", "get_session_monitor"]
 
@@ -109,6 +111,8 @@ class SessionMonitor:
         `debug`: also those of level debug (several per request). Without, their totals come from the
         manager's own counts, and request durations are unknown.
         """
+        from session_middleware.manager import SessionManager  # noqa: PLC0415  (reports of logs need none)
+
         if not isinstance(manager, SessionManager):
             raise ConfigurationError(f"attach: found {type(manager).__name__}, pass a SessionManager")
         for other in [one for one in manager.reporter.attached if one is not self]:

@@ -75,6 +75,9 @@ async def _visitor(remote: Remote) -> Browser:
 def served(name: str, sets_cookie: frozenset[str]) -> Iterator[Remote]:
     """A uvicorn on a socket that listens already: no port to lose to another, no waiting for it."""
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        # Uvicorn takes a socket that it is handed for one of Unix, and leaves Nagle's algorithm on: answers
+        # would wait 40 ms for acknowledgements. What is accepted inherits this.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         command = [*_on_core(0), sys.executable, "-m", "uvicorn", "tests.benchmarks.http_served:app"]
         command += [f"--fd={listener.fileno()}", "--no-access-log", "--log-level=warning"]
         command += ["--loop=uvloop", "--http=httptools"]  # the quickest there are: what we cost shows most
