@@ -216,6 +216,7 @@ class Exchange(ActiveRequest):
             self._report_finish()
         if type(self.session) is not UnreadSession:
             self.life = None  # it knows how to ask this request for facts of the client
+        self.receive, self.send = _gone, _nowhere  # the server's, which hold the scope they were made for
         scope = self.scope = dict(self.scope)
         del self.session, scope["session"], scope["session_middleware"]
 
@@ -621,6 +622,15 @@ _NOT_RETRIEVED = "session_data_retrieval_failed"
 
 def _who(record: Record | None) -> tuple[str | None, str | None]:
     return (None, None) if record is None else (record.id, record.user_id)
+
+
+async def _gone() -> Message:
+    """What is received after the end."""
+    return {"type": "http.disconnect"}
+
+
+async def _nowhere(_: Message) -> None:
+    """Where a message goes after the end, as at a server whose client has gone."""
 
 
 async def _dropped() -> None:
