@@ -163,7 +163,7 @@ async def ask(port: int, visitor: Visitor, path: str) -> str:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            writer.write(f"{head}{cookie}\r\n".encode())
+            writer.write(head.encode())
             answer = await reader.read()
         finally:
             writer.close()
