@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
+import io
 import json
 import os
 import random
@@ -169,18 +171,29 @@ async def ask(port: int, visitor: Visitor, path: str) -> str:
             writer.close()
     except OSError:
         return "closed"
-    return _read(answer.decode(), visitor) if answer else "closed"
+    return _read(answer, visitor) if answer else "closed"
 
 
-def _read(answer: str, visitor: Visitor) -> str:
-    head, gap, body = answer.partition("\r\n\r\n")
-    status, *lines = head.split("\r\n")
-    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    if not gap or len(body) != int(headers.get("content-length", "-1")):
+class _Received:
+    """What has come, as `http.client` reads it from a socket."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def makefile(self, *_: object) -> io.BytesIO:
+        return io.BytesIO(self._answer)
+
+
+def _read(answer: bytes, visitor: Visitor) -> str:
+    response = http.client.HTTPResponse(_Received(answer), method="POST")  # type: ignore[arg-type]
+    try:
+        response.begin()
+        response.read()  # by its length, in chunks (h11), or until the end
+    except (http.client.HTTPException, OSError):
         return "half"
-    if " 200 " not in status:
-        return "refused" if " 50" in status else f"half, or wrong: {status}"
-    visitor.cookie = headers.get("set-cookie", visitor.cookie).partition(";")[0]
+    if response.status != http.HTTPStatus.OK:
+        return "refused" if response.status in {500, 503} else f"half, or wrong: {response.status}"
+    visitor.cookie = response.headers.get("set-cookie", visitor.cookie).partition(";")[0]
     return "acknowledged"
 
 
